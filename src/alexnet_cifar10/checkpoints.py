@@ -1,0 +1,198 @@
+"""A training run's files on disk: written whole or not at all, loaded without running code from them."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from alexnet_cifar10.environment import runs_root
+from alexnet_cifar10.model import AlexNet
+
+__all__ = [
+    "HISTORY_COLUMNS",
+    "CheckpointError",
+    "Run",
+    "find_run",
+    "load_checkpoint",
+    "load_model",
+    "load_state",
+    "save_checkpoint",
+    "save_state",
+    "write_text",
+]
+
+HISTORY_COLUMNS = ("epoch", "train_loss", "valid_loss", "valid_accuracy", "lr", "seconds")
+
+
+class CheckpointError(RuntimeError):
+    """A file is not what it should be; the message names the file, what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder `runs/<name>/` of one training run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The `state_dict` of the epoch with the highest validation accuracy."""
+        return self.path / "best_checkpoint.pth"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The `state_dict` of the last completed epoch."""
+        return self.path / "last_checkpoint.pth"
+
+    @property
+    def training_state(self) -> Path:
+        """All that resuming needs."""
+        return self.path / "training_state.pt"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def read_record(self) -> dict[str, Any]:
+        """`run.json`: recipe, seed, data, machine, versions, result."""
+        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        write_text(self.path / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    def read_history(self) -> list[dict[str, float]]:
+        """`history.csv`: a row an epoch, with `HISTORY_COLUMNS` (losses are means per image)."""
+        with open(self.path / "history.csv", encoding="utf-8", newline="") as file:
+            return [
+                {"epoch": int(row["epoch"])} | {key: float(row[key]) for key in HISTORY_COLUMNS[1:]}
+                for row in csv.DictReader(file)
+            ]
+
+    def write_history(self, rows: list[dict[str, float]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "history.csv", text.getvalue())
+
+
+def find_run(dataset: str, name: str | None = None) -> Run | None:
+    """The run called `name`; without a name the newest finished or unfinished run on `dataset` that has a best model.
+
+    Returns None when there is no run on that data yet. Raises `CheckpointError` when the run that was named does not
+    exist or was trained on other data.
+    """
+    if name is not None:
+        run = Run(runs_root() / name)
+        if not run.best_checkpoint.exists():
+            names = ", ".join(sorted(r.name for r in _all_runs())) or "none yet"
+            raise CheckpointError(f"run_name = {name!r}: there is no such run. Runs: {names}.")
+        trained_on = run.read_record()["data"]["dataset"]
+        if trained_on != dataset:
+            raise CheckpointError(
+                f"run_name = {name!r}: this run was trained on {trained_on}, but the data loaded here is {dataset}. "
+                "Set data or run_name so that they match."
+            )
+        return run
+    started = [(run.read_record()["started"], run) for run in _all_runs() if _dataset_of(run) == dataset]
+    return max(started, key=lambda pair: pair[0])[1] if started else None
+
+
+def _all_runs() -> list[Run]:
+    return [Run(path.parent) for path in runs_root().glob("*/best_checkpoint.pth")]
+
+
+def _dataset_of(run: Run) -> str | None:
+    try:
+        return run.read_record()["data"]["dataset"]
+    except (OSError, ValueError, KeyError):  # not a folder of ours
+        return None
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write to another name, flush to disk, rename: a reader, or a kill at any moment, finds all of it or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path.name} cannot be written into {path.parent}: {error.strerror or error}. What was saved before is "
+            "untouched. Free some space, or set the environment variable RUNS_ROOT to another folder."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    _write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Save tensors and plain values, so that `load_state` can read them on any machine."""
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # how PyTorch reports a disk that is full
+            raise OSError(str(error)) from error
+
+    _write_whole(path, write)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Load what `save_state` wrote, onto the CPU. Only tensors and plain values are read: no code runs."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist.") from error
+    except Exception as error:  # a damaged file raises nearly anything: RuntimeError, EOFError, KeyError, ...
+        raise CheckpointError(
+            f"{path} cannot be loaded as tensors and plain values: it is damaged, or it is another kind of file "
+            f"({type(error).__name__})."
+        ) from error
+
+
+def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Save a plain `state_dict`: contiguous tensors on the CPU, loadable by the original tutorial's class."""
+    save_state({key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Load an `AlexNet`'s `state_dict` onto the CPU; `CheckpointError` if keys or shapes are not an `AlexNet`'s."""
+    state_dict = load_state(path)
+    expected = AlexNet().state_dict()
+    missing, unexpected = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} is not an AlexNet of this tutorial: of its {len(expected)} keys {len(missing)} are missing "
+            f"{sorted(missing)[:3]} and {len(unexpected)} are unknown {sorted(unexpected)[:3]}."
+        )
+    for key, tensor in expected.items():
+        if state_dict[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path} is not an AlexNet of this tutorial: {key} has the shape {tuple(state_dict[key].shape)}, "
+                f"not {tuple(tensor.shape)}."
+            )
+    return state_dict
+
+
+def load_model(path: Path, device: torch.device) -> AlexNet:
+    """An `AlexNet` with the weights of a checkpoint, on `device`, in `eval()` mode."""
+    model = AlexNet()
+    model.load_state_dict(load_checkpoint(path))
+    return model.to(device).eval()

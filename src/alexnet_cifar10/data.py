@@ -1,0 +1,263 @@
+"""Image sets, where they came from, and the stratified split.
+
+CIFAR-10: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. The digests of its files are
+those that its page, its users and torchvision publish.
+"""
+
+import hashlib
+import html
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10
+from torchvision.transforms.functional import to_tensor
+
+from alexnet_cifar10.environment import is_smoke_run, project_root
+
+__all__ = ["SOURCES", "DataError", "ImageDataset", "ImageSet", "Provenance", "load_images", "stratified_split"]
+
+SOURCES = ("auto", "cifar10", "digits")
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# The official binary version: 10 000 records a file, each one label byte and 3072 pixel bytes.
+BINARY_FOLDER = "cifar-10-batches-bin"
+BINARY_SHA256 = {
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+RECORD_BYTES = 1 + 3 * 32 * 32
+
+# Copies that are known not to be official, by SHA-256: what is different in them.
+KNOWN_COPIES = {
+    "62eb9a47a9e6daa0c294e2a4d46498ae338ae1d81f2e0781fb44ee329edf9f07": "test images 1000–9999 re-encoded as JPEG q75",
+}
+
+
+class DataError(RuntimeError):
+    """The images that were asked for cannot be had from here; the message says why and what to do."""
+
+
+@dataclass(frozen=True, repr=False)
+class Provenance:
+    """Where the images of an `ImageSet` came from. In a notebook it shows itself: a line, or a box for the sample."""
+
+    dataset: str  # "CIFAR-10" or "handwritten digits"
+    source: str  # where it was read
+    official: bool  # every file has its published digest
+    digests: dict[str, str]  # file -> "sha256:..." or "md5:..."
+    caveat: str = ""  # what is different where the bytes are not official
+    tried: tuple[str, ...] = ()  # why the sources before this one could not be used
+
+    @property
+    def label(self) -> str:
+        """What to write beside every number and picture that comes from these images."""
+        return f"{self.dataset} ({self.caveat})" if self.caveat else self.dataset
+
+    def __repr__(self) -> str:
+        if not self.tried:
+            return f"{self.label}, from {self.source}"
+        lines = [line for text in _sample_notice(self.tried) for line in textwrap.wrap(text, 86) or [""]]
+        rule = "═" * 90
+        return "\n".join([f"╔{rule}╗", *(f"║  {line:<86}  ║" for line in lines), f"╚{rule}╝"])
+
+    def _repr_html_(self) -> str:
+        if not self.tried:
+            return html.escape(repr(self))
+        title, *lines = (html.escape(text) for text in _sample_notice(self.tried))
+        return (
+            '<div style="border: 4px solid #d55e00; padding: 0.8em 1.2em; max-width: 50em">'
+            f'<strong style="font-size: 1.3em">{title}</strong><br>{"<br>".join(lines)}</div>'
+        )
+
+
+def _sample_notice(tried: Sequence[str]) -> list[str]:
+    return [
+        "This is not CIFAR-10. Every number below is about handwritten digits.",
+        "No copy of CIFAR-10 was found, so that you can go on, this notebook uses the sample that scikit-learn "
+        "brings along: 1 797 real scans of the digits 0 to 9, enlarged to 32x32.",
+        "What was tried:",
+        *(f"• {reason}" for reason in tried),
+        *_how_to_get_cifar10(),
+    ]
+
+
+def _how_to_get_cifar10() -> list[str]:
+    return [
+        "To use CIFAR-10:",
+        "• unpack cifar-10-python.tar.gz or cifar-10-binary.tar.gz into the folder datasets/ of this project;",
+        "• or set the environment variable CIFAR10_ROOT to a folder that holds cifar-10-batches-py/ or "
+        "cifar-10-batches-bin/.",
+    ]
+
+
+@dataclass(frozen=True, repr=False)
+class ImageDataset(Dataset):
+    """Images in memory, with the interface of `torchvision.datasets.CIFAR10`.
+
+    `dataset[i]` is the pair (float32 image [3, 32, 32] in 0..1, int label).
+    """
+
+    data: np.ndarray  # uint8 [N, 32, 32, 3], 0..255
+    targets: list[int]  # N labels
+    classes: tuple[str, ...]  # name of each label
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return to_tensor(self.data[index]), self.targets[index]
+
+    def __repr__(self) -> str:
+        return f"ImageDataset: {len(self)} images, {len(self.classes)} classes"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images for training and validation, those for the test, and where they came from."""
+
+    train: ImageDataset
+    test: ImageDataset
+    classes: tuple[str, ...]
+    provenance: Provenance
+
+
+def load_images(source: str = "auto") -> ImageSet:
+    """Load an image set into memory.
+
+    `"auto"` takes the first of: CIFAR-10 in `$CIFAR10_ROOT`, CIFAR-10 in the project's `datasets/`, and the sample of
+    handwritten digits that scikit-learn brings along. `"cifar10"` and `"digits"` ask for one of them.
+    Files that are not the official ones are used only from `$CIFAR10_ROOT`, where the user named them.
+
+    Raises `DataError` when `"cifar10"` cannot be had, and `ValueError` for any other source.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"data = {source!r}: it can be one of {', '.join(SOURCES)}.")
+    if source == "digits" or (source == "auto" and is_smoke_run()):
+        return _load_digits()
+    tried = []
+    for name, root in _cifar10_roots():
+        try:
+            return _load_cifar10(name, root, accept_changed=name == "$CIFAR10_ROOT")
+        except DataError as error:
+            tried.append(str(error))
+    if source == "cifar10":
+        raise DataError("\n".join(["CIFAR-10 cannot be loaded:", *(f"• {r}" for r in tried), *_how_to_get_cifar10()]))
+    return _load_digits(tuple(tried))
+
+
+def _cifar10_roots() -> list[tuple[str, Path]]:
+    """Name and place of each folder in which CIFAR-10 is looked for."""
+    roots = [("datasets/", project_root() / "datasets")]
+    if named := os.environ.get("CIFAR10_ROOT"):
+        root = Path(named).expanduser()
+        if not root.exists():  # a relative path is meant from the project, also where the kernel runs in notebooks/
+            root = project_root() / root
+        if root.name in (CIFAR10.base_folder, BINARY_FOLDER):
+            root = root.parent
+        roots.insert(0, ("$CIFAR10_ROOT", root))
+    return roots
+
+
+def _load_cifar10(name: str, root: Path, accept_changed: bool) -> ImageSet:
+    if (root / CIFAR10.base_folder).is_dir():
+        return _read_python_version(name, root)
+    if (root / BINARY_FOLDER).is_dir():
+        return _read_binary_version(name, root / BINARY_FOLDER, accept_changed)
+    where = f"{name} = {os.environ['CIFAR10_ROOT']}" if name.startswith("$") else name
+    raise DataError(f"{where} holds neither {CIFAR10.base_folder}/ nor {BINARY_FOLDER}/.")
+
+
+def _read_python_version(name: str, root: Path) -> ImageSet:
+    """Read `cifar-10-batches-py/` through torchvision, which opens no pickle before all files have their MD5."""
+    try:
+        halves = [CIFAR10(root, train=train) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{name}: a file in {CIFAR10.base_folder}/ is missing or is not the official one ({error}). These files "
+            "are pickles, which can run code, so none is opened; unpack a fresh cifar-10-python.tar.gz."
+        ) from error
+    digests = {file: f"md5:{md5}" for file, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)}
+    train, test = (ImageDataset(half.data, half.targets, CIFAR10_CLASSES) for half in halves)
+    return ImageSet(train, test, CIFAR10_CLASSES, Provenance("CIFAR-10", f"{name}, Python version", True, digests))
+
+
+def _read_binary_version(name: str, folder: Path, accept_changed: bool) -> ImageSet:
+    """Read `cifar-10-batches-bin/`, each file's digest first; it holds bytes only, nothing that could run."""
+    digests, changed, images, labels = {}, [], [], []
+    for file, official in BINARY_SHA256.items():
+        where = f"{name}: {BINARY_FOLDER}/{file}"
+        try:
+            content = (folder / file).read_bytes()
+        except OSError as error:
+            raise DataError(f"{where} cannot be read ({error.strerror}).") from error
+        digest = hashlib.sha256(content).hexdigest()
+        digests[file] = f"sha256:{digest}"
+        if digest != official:
+            if not accept_changed:
+                raise DataError(
+                    f"{where} is not the official file (SHA-256 {digest}, published {official}). Unpack a fresh "
+                    "cifar-10-binary.tar.gz, or name the folder in CIFAR10_ROOT to use it as it is."
+                )
+            changed.append(KNOWN_COPIES.get(digest, f"{file} is not the official file"))
+        if not content or len(content) % RECORD_BYTES:
+            raise DataError(
+                f"{where} has {len(content)} bytes, not a whole number of {RECORD_BYTES}-byte records; it is cut "
+                "short or of another kind."
+            )
+        records = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
+        if records[:, 0].max() >= len(CIFAR10_CLASSES):
+            raise DataError(f"{where} has the label {records[:, 0].max()}; CIFAR-10's are 0 to 9.")
+        labels.append(records[:, 0].tolist())
+        pixels = records[:, 1:].reshape(-1, 3, 32, 32)  # colour planes on disk, [N, 32, 32, 3] in memory
+        images.append(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+    test = ImageDataset(images.pop(), labels.pop(), CIFAR10_CLASSES)
+    train = ImageDataset(np.concatenate(images), [label for part in labels for label in part], CIFAR10_CLASSES)
+    source = f"{name}, binary version"
+    return ImageSet(train, test, CIFAR10_CLASSES, Provenance("CIFAR-10", source, not changed, digests, "; ".join(changed)))
+
+
+def _load_digits(tried: tuple[str, ...] = ()) -> ImageSet:
+    """The handwritten digits of scikit-learn, enlarged from 8x8 to 32x32, the same grey in three channels.
+
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+    """
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images)[:, None] * (255 / 16)  # [1797, 1, 8, 8]: 0..16 becomes 0..255
+    large = torch.nn.functional.interpolate(grey, size=(32, 32), mode="bilinear")  # [1797, 1, 32, 32]
+    data = large.round().to(torch.uint8).permute(0, 2, 3, 1).repeat(1, 1, 1, 3).numpy()  # [1797, 32, 32, 3]
+    targets = digits.target.tolist()
+    classes = tuple(str(name) for name in digits.target_names)
+    train, test = (
+        ImageDataset(data[half], [targets[i] for i in half], classes) for half in stratified_split(targets)
+    )
+    digest = hashlib.sha256(data.tobytes()).hexdigest()
+    source = "scikit-learn's embedded sample"
+    provenance = Provenance("handwritten digits", source, True, {"pixels": f"sha256:{digest}"}, tried=tried)
+    return ImageSet(train, test, classes, provenance)
+
+
+def stratified_split(
+    targets: Sequence[int], valid_fraction: float = 0.2, seed: int = 42
+) -> tuple[list[int], list[int]]:
+    """Split indices 0..N-1 in two, each class in the same proportion: (train_indices, valid_indices).
+
+    With CIFAR-10's labels and the default values this is the original tutorial's split.
+    """
+    train_indices, valid_indices = train_test_split(
+        range(len(targets)), stratify=targets, test_size=valid_fraction, random_state=seed
+    )
+    return train_indices, valid_indices

@@ -1,0 +1,118 @@
+"""Where the code runs: folders, device, random seeds, and one line that says what machine this is."""
+
+import os
+import platform
+import random
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+__all__ = [
+    "available_devices",
+    "describe_machine",
+    "git_commit",
+    "is_smoke_run",
+    "pick_device",
+    "project_root",
+    "runs_root",
+    "seed_everything",
+    "versions",
+]
+
+
+def is_smoke_run() -> bool:
+    """True when `TUTORIAL_SMOKE=1` is set: the digits and one epoch, so that a test takes seconds."""
+    return os.environ.get("TUTORIAL_SMOKE") == "1"
+
+
+def project_root() -> Path:
+    """The clone that the working directory lies in, or the working directory itself (Colab, an empty folder)."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "src" / "alexnet_cifar10").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    return here
+
+
+def runs_root() -> Path:
+    """The folder that holds one folder a training run: `$RUNS_ROOT`, or `runs/` in the project."""
+    named = os.environ.get("RUNS_ROOT")
+    return Path(named).expanduser().absolute() if named else project_root() / "runs"
+
+
+def available_devices() -> list[str]:
+    """Names of the device types that this machine has, the fastest first; `"cpu"` is always the last."""
+    accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, is_there in accelerators.items() if is_there] + ["cpu"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`, or with `"auto"` the fastest that this machine has.
+
+    Raises `ValueError` when this machine has no such device.
+    """
+    names = available_devices()
+    if name == "auto":
+        return torch.device(names[0])
+    if name not in names:
+        raise ValueError(f"device = {name!r}: this machine has {', '.join(names)}; 'auto' takes the first of them.")
+    return torch.device(name)
+
+
+def seed_everything(seed: int, epoch: int = 0) -> None:
+    """Start the random numbers of Python, NumPy and PyTorch (every device) at a point fixed by `(seed, epoch)`.
+
+    Seeding again before each epoch makes an epoch's dropout and augmentation depend on these two numbers alone,
+    so that a resumed run needs no saved random state. `SeedSequence` mixes them: seed 1, epoch 2 and
+    seed 2, epoch 1 have nothing in common.
+    """
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each library that the numbers of a run depend on."""
+    libraries = {"torch": torch.__version__, "numpy": np.__version__}
+    for name in ("torchvision", "scikit-learn", "alexnet-cifar10"):
+        try:
+            libraries[name] = version(name)
+        except PackageNotFoundError:  # the package is used from its folder, without being installed
+            libraries[name] = "not installed"
+    return {"python": platform.python_version(), **libraries}
+
+
+def _processor_name() -> str:
+    try:  # Linux does not tell through `platform`
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe_machine(device: torch.device) -> str:
+    """One line: the accelerator if `device` is one, the processor, its threads, the system and the versions."""
+    accelerator = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return (
+        f"{accelerator}{_processor_name()}, {torch.get_num_threads()} threads, {platform.system()}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}; device: {device.type}"
+    )
+
+
+def git_commit() -> str | None:
+    """The commit of the project's clone, with `+changes` if files differ from it; None outside a clone."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project_root()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "src") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,71 @@
+"""How good a model is: loss, accuracy, predictions, confusion."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Evaluation", "evaluate", "predict"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model answered on N labelled images."""
+
+    labels: np.ndarray  # int64 [N]
+    probabilities: np.ndarray  # float32 [N, 10], each row sums to 1
+    loss: float  # cross-entropy, mean per image, in nats
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The most probable class of each image, int64 [N]."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are predicted right, 0..1."""
+        return float((self.predictions == self.labels).mean())
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Number of images of class row that were predicted as class column, int64 [10, 10]."""
+        return confusion_matrix(self.labels, self.predictions, labels=range(self.probabilities.shape[1]))
+
+    @property
+    def class_accuracy(self) -> np.ndarray:
+        """Share of each class's images that are predicted right, float64 [10]; NaN for a class without images."""
+        counts = self.confusion.sum(axis=1)
+        return np.divide(self.confusion.diagonal(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Evaluation:
+    """Let `model` answer all images of `loader`, in `eval()` mode; the mode it was in is restored."""
+    was_training = model.training
+    model.eval()
+    answers = [(model(images.to(device)), labels.to(device)) for images, labels in loader]
+    model.train(was_training)
+    if not answers:
+        raise ValueError("there are no images to evaluate the model on: the loader gave no batch.")
+    logits = torch.cat([logits for logits, _ in answers]).float()
+    labels = torch.cat([labels for _, labels in answers])
+    return Evaluation(
+        labels=labels.cpu().numpy(),
+        probabilities=logits.softmax(dim=1).cpu().numpy(),
+        loss=float(F.cross_entropy(logits, labels)),
+    )
+
+
+def predict(model: nn.Module, image: Tensor) -> Tensor:
+    """Probabilities [10] that `model`, in `eval()` mode, gives to the classes of one image [3, 32, 32] in 0..1."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        device = next(model.parameters()).device
+        probabilities = model(image[None].to(device)).softmax(dim=1)[0].cpu()  # [1, 10] -> [10]
+    model.train(was_training)
+    return probabilities

@@ -1,0 +1,92 @@
+"""Figures from plain arrays. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+__all__ = ["plot_class_accuracy", "plot_confusion", "plot_history", "plot_images", "plot_probabilities"]
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+
+
+def plot_images(images: np.ndarray, titles: Sequence[str], title: str, columns: int = 8) -> Figure:
+    """A grid of images [N, H, W, 3], uint8 or float in 0..1, each under its own title."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.25 * columns, 1.5 * rows + 0.4), squeeze=False, layout="constrained"
+    )
+    figure.suptitle(title)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, name in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image)
+        axis.set_title(name, fontsize=9)
+    return figure
+
+
+def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
+    """Losses, validation accuracy and learning rate over the epochs of `Run.read_history()`."""
+    figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in history]
+
+    def draw(axis: plt.Axes, column: str, **style: str) -> None:
+        axis.plot(epochs, [row[column] for row in history], marker="o", markersize=3, **style)
+
+    draw(losses, "train_loss", color=BLUE, label="training")
+    draw(losses, "valid_loss", color=ORANGE, linestyle="--", label="validation")
+    losses.set(xlabel="epoch", ylabel="cross-entropy (nats an image)", title="Loss")
+    losses.legend()
+    draw(accuracy, "valid_accuracy", color=ORANGE, linestyle="--")
+    accuracy.set(xlabel="epoch", ylabel="share predicted right", title="Validation accuracy")
+    draw(rate, "lr", color=GREEN)
+    rate.set(xlabel="epoch", ylabel="learning rate", title="Learning rate", yscale="log")
+    for axis in (losses, accuracy, rate):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """The counts [C, C] of images of class row that were predicted as class column."""
+    figure, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    picture = axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
+    figure.colorbar(picture, label="share of the true class", shrink=0.8)
+    for (row, column), count in np.ndenumerate(confusion):
+        colour = "black" if share[row, column] > 0.6 else "white"
+        axis.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    ticks = range(len(classes))
+    axis.set_xticks(ticks, classes, rotation=45, ha="right")
+    axis.set_yticks(ticks, classes)
+    axis.set(xlabel="predicted class", ylabel="true class", title=title)
+    return figure
+
+
+def plot_class_accuracy(class_accuracy: np.ndarray, accuracy: float, classes: Sequence[str], title: str) -> Figure:
+    """One bar a class, with the accuracy over all images (0..1) as a line."""
+    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    axis.bar(classes, class_accuracy, color=BLUE)
+    axis.axhline(accuracy, color=ORANGE, linestyle="--", label=f"all images: {accuracy:.3f}")
+    axis.set(xlabel="true class", ylabel="share predicted right", title=title, ylim=(0, 1))
+    axis.tick_params(axis="x", rotation=30)
+    axis.legend(loc="lower right")
+    return figure
+
+
+def plot_probabilities(image: np.ndarray, probabilities: np.ndarray, label: int, classes: Sequence[str]) -> Figure:
+    """An image [H, W, 3] beside the probabilities [C] of its classes; the bar of its true class is hatched."""
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(7, 3), width_ratios=(1, 2), layout="constrained"
+    )
+    left.imshow(image)
+    left.set_title(f"true class: {classes[label]}")
+    left.axis("off")
+    bars = right.barh(classes, probabilities, color=GREY)
+    bars[int(np.argmax(probabilities))].set_color(BLUE)
+    bars[label].set_hatch("///")
+    right.invert_yaxis()
+    right.set(xlabel="probability", xlim=(0, 1), title=f"predicted: {classes[int(np.argmax(probabilities))]}")
+    return figure

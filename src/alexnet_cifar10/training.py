@@ -1,0 +1,413 @@
+"""The training loop: epochs, validation, early stopping, best and last checkpoint, resume."""
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from alexnet_cifar10.checkpoints import Run, find_run, load_state, save_checkpoint, save_state, write_text
+from alexnet_cifar10.data import ImageSet, Provenance, stratified_split
+from alexnet_cifar10.environment import (
+    describe_machine,
+    git_commit,
+    is_smoke_run,
+    runs_root,
+    seed_everything,
+    versions,
+)
+from alexnet_cifar10.evaluation import evaluate
+from alexnet_cifar10.loaders import DeviceLoader
+from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.recipes import Recipe, choose_recipe
+
+__all__ = ["Monitor", "TrainingError", "find_or_train_run", "train", "train_one_epoch"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says where, why and what to do."""
+
+
+@dataclass
+class Monitor:
+    """Best model and early stopping, from two numbers an epoch: the original tutorial's rules.
+
+    The best model is the one with the highest validation accuracy. Training stops when the validation loss has been
+    above its lowest value for more than `patience` epochs in a row; `trigger` counts them.
+    """
+
+    patience: int
+    min_loss: float = math.inf
+    max_accuracy: float = -1.0
+    best_epoch: int = 0
+    trigger: int = 0
+
+    def update(self, epoch: int, valid_loss: float, valid_accuracy: float) -> None:
+        if valid_accuracy > self.max_accuracy:
+            self.max_accuracy, self.best_epoch = valid_accuracy, epoch
+        if valid_loss > self.min_loss:
+            self.trigger += 1
+        else:
+            self.min_loss, self.trigger = valid_loss, 0
+
+    @property
+    def should_stop(self) -> bool:
+        return self.trigger > self.patience
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    optimizer: Optimizer,
+    after_step: Callable[[int], None] = lambda seen: None,
+) -> float:
+    """Learn once from every image of `loader`; return the training loss, mean per image in nats.
+
+    `after_step` is called with the number of images seen so far, for a progress line. Raises `TrainingError`, with the
+    step, when a loss is not a finite number.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    losses, sizes, seen = [], [], 0
+    for images, labels in loader:
+        if len(labels) == 1:
+            continue  # a last batch of one image: BatchNorm cannot take the variance of one value
+        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        sizes.append(len(labels))
+        seen += len(labels)
+        after_step(seen)
+        if device.type == "cpu" and not math.isfinite(loss.item()):
+            break  # on an accelerator a look at every loss would wait for it, so there the epoch runs to its end
+    return _mean_per_image(losses, sizes)
+
+
+def _mean_per_image(losses: list[Tensor], sizes: list[int]) -> float:
+    """Mean over images of losses that are means over batches of these sizes."""
+    if not losses:
+        raise TrainingError("no training step was made: training needs at least two images.")
+    values = torch.stack(losses).cpu().double()
+    not_finite = (~values.isfinite()).nonzero()
+    if len(not_finite):
+        step = int(not_finite[0])
+        raise TrainingError(f"the training loss of step {step + 1} is {values[step].item()}, not a finite number.")
+    return float(values @ torch.tensor(sizes).double()) / sum(sizes)
+
+
+def train(
+    model: nn.Module,
+    train_loader: DataLoader | DeviceLoader,
+    valid_loader: DataLoader | DeviceLoader,
+    recipe: Recipe,
+    *,
+    provenance: Provenance,
+    seed: int = 42,
+    run_name: str | None = None,
+    resume: bool = False,
+) -> Run:
+    """Train `model` on the device it is on, and keep everything in the run folder that is returned.
+
+    After each epoch the folder holds the best and the last checkpoint, the history and all that resuming needs. An
+    interrupt (Ctrl-C, the stop button) ends training at the next batch; what the completed epochs gave stays.
+    With `resume`, a run that exists goes on after its last completed epoch as if it had never stopped: to the last bit
+    the same numbers, on the same machine with the same versions and number of threads.
+
+    Raises `TrainingError` when the run exists and `resume` is False, when the run to resume was another one, when
+    another process trains into its folder, or when a loss is not finite.
+    """
+    device = next(model.parameters()).device
+    model.to(memory_format=torch.channels_last)
+    optimizer = Adam(model.parameters(), lr=recipe.learning_rate)
+    scheduler = ReduceLROnPlateau(
+        optimizer, mode="min", factor=recipe.plateau_factor, patience=recipe.plateau_patience
+    )
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    monitor = Monitor(recipe.patience)
+    history: list[dict[str, float]] = []
+    settings = {
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "data": {"label": provenance.label, **asdict(provenance)},
+        "train_images": len(train_loader.sampler),
+        "valid_images": len(valid_loader.sampler),
+    }
+    run = _name_run(run_name, settings, resume)
+    with _only_process(run):
+        if run.training_state.exists():
+            _refuse_unless_same(run, settings, resume)
+            state = load_state(run.training_state)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            monitor, history = Monitor(**state["monitor"]), state["history"]
+        log = _RunLog(run, settings, history, device)
+        try:
+            while len(history) < recipe.epochs and not monitor.should_stop:
+                epoch = len(history) + 1
+                seed_everything(seed, epoch)  # an epoch's order of images and dropout depend on these two alone
+                if hasattr(train_loader.sampler, "set_epoch"):
+                    train_loader.sampler.set_epoch(epoch)
+                lr = optimizer.param_groups[0]["lr"]
+
+                train_loss = train_one_epoch(model, train_loader, optimizer, log.start_epoch(epoch))
+                valid = evaluate(model, valid_loader, device)
+                if not math.isfinite(valid.loss):
+                    raise TrainingError(f"the validation loss is {valid.loss}, not a finite number.")
+                monitor.update(epoch, valid.loss, valid.accuracy)
+                scheduler.step(valid.loss)
+
+                history.append(
+                    {
+                        "epoch": epoch,
+                        "train_loss": train_loss,
+                        "valid_loss": valid.loss,
+                        "valid_accuracy": valid.accuracy,
+                        "lr": lr,
+                        "seconds": round(log.seconds_in_epoch(), 3),
+                    }
+                )
+                if monitor.best_epoch == epoch:
+                    save_checkpoint(model.state_dict(), run.best_checkpoint)
+                save_checkpoint(model.state_dict(), run.last_checkpoint)
+                state = {name: part.state_dict() for name, part in parts.items()}
+                save_state({**state, "monitor": asdict(monitor), "history": history}, run.training_state)
+                log.end_epoch(history, monitor)
+            log.finish("finished", history, monitor)
+        except KeyboardInterrupt:
+            log.finish("interrupted", history, monitor)
+        except TrainingError as error:
+            log.finish("failed", history, monitor)
+            kept = f"The checkpoints of epoch {len(history)} are kept" if history else "No epoch was completed"
+            raise TrainingError(
+                f"Run {run.name!r}, epoch {len(history) + 1}: {error} {kept}. A lower learning_rate often helps."
+            ) from error
+        finally:
+            log.close()
+    return run
+
+
+def _name_run(run_name: str | None, settings: dict[str, Any], resume: bool) -> Run:
+    """The run called `run_name`; without a name the newest one to resume, or else a new one."""
+    root = runs_root()
+    latest = root / "latest"
+    if run_name is None and resume and latest.exists():
+        run_name = latest.read_text(encoding="utf-8").strip()
+    if run_name is None:
+        dataset = "cifar10" if settings["data"]["dataset"] == "CIFAR-10" else "digits"
+        now = datetime.now().strftime("%Y%m%d-%H%M%S")
+        run_name = f"{settings['recipe']['name']}-{dataset}-seed{settings['seed']}-{now}"
+    return Run(root / run_name)
+
+
+def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> None:
+    """Let a run that exists be continued by the same settings only; more epochs are welcome."""
+    if not resume:
+        raise TrainingError(
+            f"the run {run.name!r} exists, and it is not overwritten. To go on with it: resume = True. To train anew "
+            "beside it: another run_name, or None for a new name."
+        )
+
+    def flat(record: dict[str, Any]) -> dict[str, Any]:
+        data = {"data": record["data"]["dataset"], "digests of the data": record["data"]["digests"]}
+        counts = {key: record[key] for key in ("seed", "train_images", "valid_images")}
+        return {**record["recipe"], **data, **counts, "epochs": None}
+
+    was, now = flat(run.read_record()), flat(settings)
+    changed = [f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key]]
+    if changed:
+        raise TrainingError(
+            f"the run {run.name!r} cannot be resumed with other settings: {'; '.join(changed)}. Set them back, or "
+            "train anew under another run_name."
+        )
+
+
+@contextmanager
+def _only_process(run: Run) -> Iterator[None]:
+    """Hold the run folder against other processes; the system frees it when its owner dies, however it dies."""
+    lock = FileLock(run.path / ".lock", timeout=0)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise TrainingError(
+            f"another process is training into the run {run.name!r}: wait for it, or choose another run_name."
+        ) from error
+    except OSError as error:
+        raise TrainingError(
+            f"the run folder {run.path} cannot be written ({error.strerror}): set the environment variable RUNS_ROOT "
+            "to a folder that can."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _RunLog:
+    """What a run says about itself while it trains: progress lines, history.csv, run.json, TensorBoard."""
+
+    def __init__(self, run: Run, settings: dict[str, Any], history: list[dict[str, float]], device: torch.device):
+        self.run = run
+        self.epochs: int = settings["recipe"]["epochs"]
+        self.train_images: int = settings["train_images"]
+        self.valid_images: int = settings["valid_images"]
+        self.record = {
+            "run_name": run.name,
+            "status": "running",
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **settings,
+            "device": device.type,
+            "machine": describe_machine(device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        if history:
+            self.record["started"] = run.read_record()["started"]
+        for leftover in run.path.glob(".*.partial"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        run.write_record(self.record)
+        run.write_history(history)
+        write_text(run.path.parent / "latest", run.name + "\n")
+        # history.csv holds all that TensorBoard shows, so its files are written anew: no point is there twice
+        shutil.rmtree(run.tensorboard, ignore_errors=True)
+        self.writers = {half: SummaryWriter(run.tensorboard / half) for half in ("train", "valid")}
+        self.estimated = False
+        self.show = _status_line()
+        for row in history:
+            self._log_scalars(row)
+            print(self._line(row), flush=True)
+
+    def start_epoch(self, epoch: int) -> Callable[[int], None]:
+        """Start the clock; return what is to be called after each step with the number of images seen."""
+        self.epoch_started = shown = time.perf_counter()
+
+        def after_step(seen: int) -> None:
+            nonlocal shown
+            now = time.perf_counter()
+            self.rate = seen / (now - self.epoch_started)
+            if now - shown < 1:
+                return
+            shown = now
+            left = (self.train_images - seen) / self.rate
+            share = seen / self.train_images
+            self.show(f"epoch {epoch}: {share:4.0%} of it, {self.rate:.0f} images/s, {_duration(left)} to validation")
+            if not self.estimated and now - self.epoch_started > 10:
+                self.estimated = True
+                # validation is a forward pass only: about a third of the work an image
+                an_epoch = (self.train_images + self.valid_images / 3) / self.rate
+                print(
+                    f"About {_duration(an_epoch)} an epoch on this machine, at most "
+                    f"{_duration(an_epoch * (self.epochs - epoch + 1))} in all. Stop whenever you like: the best "
+                    "model is kept.",
+                    flush=True,
+                )
+
+        return after_step
+
+    def seconds_in_epoch(self) -> float:
+        return time.perf_counter() - self.epoch_started
+
+    def end_epoch(self, history: list[dict[str, float]], monitor: Monitor) -> None:
+        self._log_scalars(history[-1])
+        self.run.write_history(history)
+        self._write_result("running", history, monitor)
+        trigger = f"  trigger {monitor.trigger}" if monitor.trigger else ""
+        print(f"{self._line(history[-1])}  {self.rate:.0f} images/s{trigger}", flush=True)
+
+    def finish(self, status: str, history: list[dict[str, float]], monitor: Monitor) -> None:
+        self._write_result(status, history, monitor)
+        seconds = sum(row["seconds"] for row in history)
+        best = f"best validation accuracy {monitor.max_accuracy:.3f} in epoch {monitor.best_epoch}"
+        self.show(f"{len(history)} epochs in {_duration(seconds)}")
+        if status == "interrupted":
+            kept = f"{len(history)} epochs are kept ({best})" if history else "no epoch was completed yet"
+            print(f"Stopped: {kept}. To go on: resume = True with run_name = {self.run.name!r}.")
+        elif status == "finished":
+            why = "early, the validation loss no longer falls" if monitor.should_stop else "all its epochs are done"
+            print(f"Finished ({why}): {best}. {self.record['data']['label']}; run {self.run.name!r}.")
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+    def _line(self, row: dict[str, float]) -> str:
+        return (
+            f"Epoch {row['epoch']:2d}/{self.epochs}  train loss {row['train_loss']:.3f}  "
+            f"valid loss {row['valid_loss']:.3f}  valid accuracy {row['valid_accuracy']:.3f}  "
+            f"lr {row['lr']:.0e}  {_duration(row['seconds'])}"
+        )
+
+    def _log_scalars(self, row: dict[str, float]) -> None:
+        """Two writers with one tag show as two lines in one chart."""
+        self.writers["train"].add_scalar("loss", row["train_loss"], row["epoch"])
+        self.writers["valid"].add_scalar("loss", row["valid_loss"], row["epoch"])
+        self.writers["valid"].add_scalar("accuracy", row["valid_accuracy"], row["epoch"])
+        self.writers["train"].add_scalar("learning rate", row["lr"], row["epoch"])
+        for writer in self.writers.values():
+            writer.flush()
+
+    def _write_result(self, status: str, history: list[dict[str, float]], monitor: Monitor) -> None:
+        self.record["status"] = status
+        self.record["result"] = {
+            "epochs": len(history),
+            "best_epoch": monitor.best_epoch,
+            "best_valid_accuracy": monitor.max_accuracy if history else None,
+            "stopped_early": monitor.should_stop,
+            "seconds": round(sum(row["seconds"] for row in history), 3),
+        }
+        self.run.write_record(self.record)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _status_line() -> Callable[[str], None]:
+    """A line that is written over in place: in a notebook an output that is updated; elsewhere nothing is shown."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return lambda text: None
+    handle = ipython.display.display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda text: handle.update({"text/plain": text}, raw=True)
+
+
+def find_or_train_run(images: ImageSet, device: torch.device, run_name: str | None = None) -> Run:
+    """The run called `run_name`, or the newest on these images; where there is none, a short one is trained now."""
+    run = find_run(images.provenance.dataset, run_name)
+    if run is not None:
+        return run
+    train_indices, valid_indices = stratified_split(images.train.targets)
+    train_indices, valid_indices = train_indices[:4000], valid_indices[:1000]
+    recipe = choose_recipe("classic", epochs=None if is_smoke_run() else 2)
+    print(
+        f"There is no run on {images.provenance.dataset} yet, so a short one is trained now ({recipe.epochs} epochs, "
+        f"{len(train_indices)} images): enough to go on, not to be good. For a real one, run 04_train."
+    )
+    seed_everything(42)
+    model = AlexNet().to(device)
+    train_loader = DeviceLoader(
+        images.train, train_indices, batch_size=recipe.batch_size, device=device, shuffle=True
+    )
+    valid_loader = DeviceLoader(images.train, valid_indices, batch_size=250, device=device)
+    return train(model, train_loader, valid_loader, recipe, provenance=images.provenance)
