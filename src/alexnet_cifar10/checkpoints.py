@@ -98,7 +98,9 @@ def find_run(dataset: str, name: str | None = None) -> Run | None:
         if not run.best_checkpoint.exists():
             names = ", ".join(sorted(r.name for r in _all_runs())) or "none yet"
             raise CheckpointError(f"run_name = {name!r}: there is no such run. Runs: {names}.")
-        trained_on = run.read_record()["data"]["dataset"]
+        trained_on = _dataset_of(run)
+        if trained_on is None:
+            raise CheckpointError(f"run_name = {name!r}: its run.json, which says on what data, is missing or damaged.")
         if trained_on != dataset:
             raise CheckpointError(
                 f"run_name = {name!r}: this run was trained on {trained_on}, but the data loaded here is {dataset}. "
@@ -115,8 +117,9 @@ def _all_runs() -> list[Run]:
 
 def _dataset_of(run: Run) -> str | None:
     try:
-        return run.read_record()["data"]["dataset"]
-    except (OSError, ValueError, KeyError):  # not a folder of ours
+        record = run.read_record()
+        return record["data"]["dataset"] if record["started"] else None
+    except (OSError, ValueError, KeyError, TypeError):  # not a folder of ours
         return None
 
 
@@ -173,22 +176,41 @@ def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Load an `AlexNet`'s `state_dict` onto the CPU; `CheckpointError` if keys or shapes are not an `AlexNet`'s."""
-    state_dict = load_state(path)
+    """Load an `AlexNet`'s `state_dict` onto the CPU.
+
+    It may be wrapped as training scripts do: as `{"state_dict": ...}` or `{"model": ...}`, and with the prefixes that
+    `DataParallel` and `torch.compile` add to its keys. Raises `CheckpointError` if keys, shapes or types are not an
+    `AlexNet`'s.
+    """
+    state_dict = _unwrap(load_state(path))
     expected = AlexNet().state_dict()
     missing, unexpected = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
     if missing or unexpected:
         raise CheckpointError(
             f"{path} is not an AlexNet of this tutorial: of its {len(expected)} keys {len(missing)} are missing "
-            f"{sorted(missing)[:3]} and {len(unexpected)} are unknown {sorted(unexpected)[:3]}."
+            f"{sorted(missing)[:3]} and {len(unexpected)} are unknown {sorted(map(str, unexpected))[:3]}."
         )
     for key, tensor in expected.items():
-        if state_dict[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"{path} is not an AlexNet of this tutorial: {key} has the shape {tuple(state_dict[key].shape)}, "
-                f"not {tuple(tensor.shape)}."
-            )
+        found, wanted = _describe(state_dict[key]), _describe(tensor)
+        if found != wanted:
+            raise CheckpointError(f"{path} is not an AlexNet of this tutorial: {key} is {found}, not {wanted}.")
     return state_dict
+
+
+def _unwrap(content: Any) -> dict[str, Any]:
+    """The `state_dict` inside of what a training script saved; {} if there is none."""
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    state_dict = dict(content) if isinstance(content, Mapping) else {}
+    for prefix in ("module.", "_orig_mod.", "module."):  # DataParallel, torch.compile, one around the other
+        if state_dict and all(str(key).startswith(prefix) for key in state_dict):
+            state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return state_dict
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def load_model(path: Path, device: torch.device) -> AlexNet:

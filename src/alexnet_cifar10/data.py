@@ -4,12 +4,15 @@ CIFAR-10: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2
 those that its page, its users and torchvision publish.
 """
 
+import argparse
 import hashlib
 import html
 import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.functional import to_tensor
 
+from alexnet_cifar10.download import ARCHIVES, DownloadError, download_cifar10
 from alexnet_cifar10.environment import is_smoke_run, project_root
 
 __all__ = ["SOURCES", "DataError", "ImageDataset", "ImageSet", "Provenance", "load_images", "stratified_split"]
@@ -87,8 +91,8 @@ class Provenance:
 def _sample_notice(tried: Sequence[str]) -> list[str]:
     return [
         "This is not CIFAR-10. Every number below is about handwritten digits.",
-        "No copy of CIFAR-10 was found, so that you can go on, this notebook uses the sample that scikit-learn "
-        "brings along: 1 797 real scans of the digits 0 to 9, enlarged to 32x32.",
+        "No copy of CIFAR-10 was found. So that you can go on, this notebook uses the sample that scikit-learn brings "
+        "along: 1 797 real scans of the digits 0 to 9, enlarged to 32x32.",
         "What was tried:",
         *(f"• {reason}" for reason in tried),
         *_how_to_get_cifar10(),
@@ -97,7 +101,8 @@ def _sample_notice(tried: Sequence[str]) -> list[str]:
 
 def _how_to_get_cifar10() -> list[str]:
     return [
-        "To use CIFAR-10:",
+        "To use CIFAR-10, any of these:",
+        "• with a network, run this again; CIFAR10_MIRROR may name another address that has one of the archives;",
         "• unpack cifar-10-python.tar.gz or cifar-10-binary.tar.gz into the folder datasets/ of this project;",
         "• or set the environment variable CIFAR10_ROOT to a folder that holds cifar-10-batches-py/ or "
         "cifar-10-batches-bin/.",
@@ -148,19 +153,27 @@ def load_images(source: str = "auto") -> ImageSet:
         raise ValueError(f"data = {source!r}: it can be one of {', '.join(SOURCES)}.")
     if source == "digits" or (source == "auto" and is_smoke_run()):
         return _load_digits()
-    tried = []
+    tried: list[str] = []
     for name, root in _cifar10_roots():
-        try:
-            return _load_cifar10(name, root, accept_changed=name == "$CIFAR10_ROOT")
-        except DataError as error:
-            tried.append(str(error))
+        if images := _find_cifar10(name, root, tried):
+            return images
+    name, root = _cifar10_roots()[0]
+    # a folder that is there and cannot be used is left alone: the other archive unpacks to another one
+    missing = [archive for archive in ARCHIVES if not (root / archive.folder).exists()]
+    try:
+        download_cifar10(root, archives=missing, report=partial(print, flush=True))
+    except DownloadError as error:
+        tried.extend(error.reasons)
+    else:
+        if images := _find_cifar10(name, root, tried):
+            return images
     if source == "cifar10":
         raise DataError("\n".join(["CIFAR-10 cannot be loaded:", *(f"• {r}" for r in tried), *_how_to_get_cifar10()]))
     return _load_digits(tuple(tried))
 
 
 def _cifar10_roots() -> list[tuple[str, Path]]:
-    """Name and place of each folder in which CIFAR-10 is looked for."""
+    """Name and place of each folder in which CIFAR-10 is looked for; into the first it is downloaded."""
     roots = [("datasets/", project_root() / "datasets")]
     if named := os.environ.get("CIFAR10_ROOT"):
         root = Path(named).expanduser()
@@ -172,13 +185,21 @@ def _cifar10_roots() -> list[tuple[str, Path]]:
     return roots
 
 
-def _load_cifar10(name: str, root: Path, accept_changed: bool) -> ImageSet:
-    if (root / CIFAR10.base_folder).is_dir():
-        return _read_python_version(name, root)
-    if (root / BINARY_FOLDER).is_dir():
-        return _read_binary_version(name, root / BINARY_FOLDER, accept_changed)
-    where = f"{name} = {os.environ['CIFAR10_ROOT']}" if name.startswith("$") else name
-    raise DataError(f"{where} holds neither {CIFAR10.base_folder}/ nor {BINARY_FOLDER}/.")
+def _find_cifar10(name: str, root: Path, tried: list[str]) -> ImageSet | None:
+    """CIFAR-10 from what is in `root`; None, and the reasons added to `tried`, if nothing there can be used."""
+    accept_changed = name == "$CIFAR10_ROOT"
+    folders = [folder for folder in (CIFAR10.base_folder, BINARY_FOLDER) if (root / folder).is_dir()]
+    if not folders:
+        where = f"{name} = {os.environ['CIFAR10_ROOT']}" if name.startswith("$") else name
+        tried.append(f"{where} holds neither {CIFAR10.base_folder}/ nor {BINARY_FOLDER}/.")
+    for folder in folders:
+        try:
+            if folder == CIFAR10.base_folder:
+                return _read_python_version(name, root)
+            return _read_binary_version(name, root / folder, accept_changed)
+        except DataError as error:
+            tried.append(str(error))
+    return None
 
 
 def _read_python_version(name: str, root: Path) -> ImageSet:
@@ -197,7 +218,7 @@ def _read_python_version(name: str, root: Path) -> ImageSet:
 
 def _read_binary_version(name: str, folder: Path, accept_changed: bool) -> ImageSet:
     """Read `cifar-10-batches-bin/`, each file's digest first; it holds bytes only, nothing that could run."""
-    digests, changed, images, labels = {}, [], [], []
+    digests, caveats, parts = {}, [], []
     for file, official in BINARY_SHA256.items():
         where = f"{name}: {BINARY_FOLDER}/{file}"
         try:
@@ -212,7 +233,7 @@ def _read_binary_version(name: str, folder: Path, accept_changed: bool) -> Image
                     f"{where} is not the official file (SHA-256 {digest}, published {official}). Unpack a fresh "
                     "cifar-10-binary.tar.gz, or name the folder in CIFAR10_ROOT to use it as it is."
                 )
-            changed.append(KNOWN_COPIES.get(digest, f"{file} is not the official file"))
+            caveats.append(KNOWN_COPIES.get(digest, f"{file} is not the official file"))
         if not content or len(content) % RECORD_BYTES:
             raise DataError(
                 f"{where} has {len(content)} bytes, not a whole number of {RECORD_BYTES}-byte records; it is cut "
@@ -221,13 +242,23 @@ def _read_binary_version(name: str, folder: Path, accept_changed: bool) -> Image
         records = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
         if records[:, 0].max() >= len(CIFAR10_CLASSES):
             raise DataError(f"{where} has the label {records[:, 0].max()}; CIFAR-10's are 0 to 9.")
-        labels.append(records[:, 0].tolist())
-        pixels = records[:, 1:].reshape(-1, 3, 32, 32)  # colour planes on disk, [N, 32, 32, 3] in memory
-        images.append(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
-    test = ImageDataset(images.pop(), labels.pop(), CIFAR10_CLASSES)
-    train = ImageDataset(np.concatenate(images), [label for part in labels for label in part], CIFAR10_CLASSES)
-    source = f"{name}, binary version"
-    return ImageSet(train, test, CIFAR10_CLASSES, Provenance("CIFAR-10", source, not changed, digests, "; ".join(changed)))
+        parts.append(records)
+    test = _from_records([parts.pop()])
+    train = _from_records(parts)
+    provenance = Provenance("CIFAR-10", f"{name}, binary version", not caveats, digests, "; ".join(caveats))
+    return ImageSet(train, test, CIFAR10_CLASSES, provenance)
+
+
+def _from_records(parts: list[np.ndarray]) -> ImageDataset:
+    """Records uint8 [N, 3073] as a dataset. Empties `parts` as it goes, so that no image is in memory twice."""
+    data = np.empty((sum(len(records) for records in parts), 32, 32, 3), np.uint8)
+    targets: list[int] = []
+    while parts:
+        records = parts.pop(0)
+        planes = records[:, 1:].reshape(-1, 3, 32, 32)  # colour after colour on disk, [N, 32, 32, 3] in memory
+        data[len(targets) : len(targets) + len(records)] = planes.transpose(0, 2, 3, 1)
+        targets += records[:, 0].tolist()
+    return ImageDataset(data, targets, CIFAR10_CLASSES)
 
 
 def _load_digits(tried: tuple[str, ...] = ()) -> ImageSet:
@@ -261,3 +292,26 @@ def stratified_split(
         range(len(targets)), stratify=targets, test_size=valid_fraction, random_state=seed
     )
     return train_indices, valid_indices
+
+
+def main() -> None:
+    """Say what is there, where, and whether it is verified; with `--download`, fetch CIFAR-10 if it is not there."""
+    parser = argparse.ArgumentParser(prog="python -m alexnet_cifar10.data", description=main.__doc__)
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 where it is not there yet")
+    if parser.parse_args().download:
+        provenance = load_images("cifar10").provenance
+        print(f"CIFAR-10 is there: {provenance}")
+        return
+    for name, root in _cifar10_roots():
+        tried: list[str] = []
+        if images := _find_cifar10(name, root, tried):
+            verified = "every file verified" if images.provenance.official else "NOT the official files"
+            tried.append(f"{images.provenance}: {verified}")
+        print(f"{name} ({root})", *tried, sep="\n  ")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:
+        sys.exit(str(error))

@@ -47,8 +47,10 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: 
     """Let `model` answer all images of `loader`, in `eval()` mode; the mode it was in is restored."""
     was_training = model.training
     model.eval()
-    answers = [(model(images.to(device)), labels.to(device)) for images, labels in loader]
-    model.train(was_training)
+    try:
+        answers = [(model(images.to(device)), labels.to(device)) for images, labels in loader]
+    finally:
+        model.train(was_training)
     if not answers:
         raise ValueError("there are no images to evaluate the model on: the loader gave no batch.")
     logits = torch.cat([logits for logits, _ in answers]).float()

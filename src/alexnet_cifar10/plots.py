@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 __all__ = ["plot_class_accuracy", "plot_confusion", "plot_history", "plot_images", "plot_probabilities"]
 
@@ -44,7 +45,8 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
     draw(rate, "lr", color=GREEN)
     rate.set(xlabel="epoch", ylabel="learning rate", title="Learning rate", yscale="log")
     for axis in (losses, accuracy, rate):
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(0.5, max(len(history), 1) + 0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     return figure
 
@@ -76,17 +78,17 @@ def plot_class_accuracy(class_accuracy: np.ndarray, accuracy: float, classes: Se
     return figure
 
 
-def plot_probabilities(image: np.ndarray, probabilities: np.ndarray, label: int, classes: Sequence[str]) -> Figure:
-    """An image [H, W, 3] beside the probabilities [C] of its classes; the bar of its true class is hatched."""
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(7, 3), width_ratios=(1, 2), layout="constrained"
-    )
+def plot_probabilities(
+    image: np.ndarray, probabilities: np.ndarray, label: int, classes: Sequence[str], title: str
+) -> Figure:
+    """An image [H, W, 3] beside the probabilities [C] of the classes; the bar of the predicted one is blue."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3), width_ratios=(1, 2), layout="constrained")
+    figure.suptitle(title)
     left.imshow(image)
     left.set_title(f"true class: {classes[label]}")
     left.axis("off")
-    bars = right.barh(classes, probabilities, color=GREY)
-    bars[int(np.argmax(probabilities))].set_color(BLUE)
-    bars[label].set_hatch("///")
+    predicted = int(np.argmax(probabilities))
+    right.barh(classes, probabilities, color=[BLUE if i == predicted else GREY for i in range(len(classes))])
     right.invert_yaxis()
-    right.set(xlabel="probability", xlim=(0, 1), title=f"predicted: {classes[int(np.argmax(probabilities))]}")
+    right.set(xlabel="probability", xlim=(0, 1), title=f"predicted: {classes[predicted]}")
     return figure

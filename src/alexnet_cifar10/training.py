@@ -133,6 +133,13 @@ def train(
     Raises `TrainingError` when the run exists and `resume` is False, when the run to resume was another one, when
     another process trains into its folder, or when a loss is not finite.
     """
+    train_images = len(train_loader.sampler)
+    if recipe.epochs < 1:
+        raise TrainingError(f"epochs = {recipe.epochs}: training needs at least one epoch.")
+    if recipe.batch_size > train_images:
+        raise TrainingError(f"batch_size = {recipe.batch_size}: there are only {train_images} training images.")
+    if len(valid_loader.sampler) == 0:
+        raise TrainingError("there are no validation images: the best model could not be told.")
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
     optimizer = Adam(model.parameters(), lr=recipe.learning_rate)
@@ -146,7 +153,7 @@ def train(
         "recipe": asdict(recipe),
         "seed": seed,
         "data": {"label": provenance.label, **asdict(provenance)},
-        "train_images": len(train_loader.sampler),
+        "train_images": train_images,
         "valid_images": len(valid_loader.sampler),
     }
     run = _name_run(run_name, settings, resume)
@@ -336,9 +343,10 @@ class _RunLog:
         self._write_result(status, history, monitor)
         seconds = sum(row["seconds"] for row in history)
         best = f"best validation accuracy {monitor.max_accuracy:.3f} in epoch {monitor.best_epoch}"
-        self.show(f"{len(history)} epochs in {_duration(seconds)}")
+        epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+        self.show(f"{epochs} in {_duration(seconds)}")
         if status == "interrupted":
-            kept = f"{len(history)} epochs are kept ({best})" if history else "no epoch was completed yet"
+            kept = f"what {epochs} gave is kept ({best})" if history else "no epoch was completed yet"
             print(f"Stopped: {kept}. To go on: resume = True with run_name = {self.run.name!r}.")
         elif status == "finished":
             why = "early, the validation loss no longer falls" if monitor.should_stop else "all its epochs are done"

@@ -1,0 +1,161 @@
+"""The six notebooks: as committed, as papermill runs them, from wherever they are started."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+ORDER = ["01_data", "02_visualization", "03_model_shapes", "04_train", "05_evaluation", "06_save_load"]
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def papermill(name, output, *parameters, cwd=ROOT, runs=None, timeout=240):
+    """Run one notebook as a user would, with the words of the README."""
+    pairs = [word for name_, value in parameters for word in ("-p", name_, value)]
+    return subprocess.run(
+        [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / f"{name}.ipynb"), str(output), *pairs],
+        cwd=cwd,
+        env=os.environ | ({"RUNS_ROOT": str(runs)} if runs else {}),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_there_are_six_in_order():
+    assert [path.stem for path in NOTEBOOKS] == ORDER
+
+
+def test_is_built_like_a_lesson(path, notebook):
+    markdown = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert markdown[0].startswith(f"# {int(path.stem[:2])} · ")
+    assert len(re.findall(r"^- ", markdown[0].split("**You will learn**")[1].split("**You need**")[0], re.M)) == 3
+    text = "\n".join(markdown)
+    for part in ("## Recap", "## Exercises"):
+        assert text.count(part) == 1
+    exercises = text.split("## Exercises")[1]
+    assert len(re.findall(r"^\d\. ", exercises, re.M)) >= 3
+    assert exercises.count("<details>") == exercises.count("</details>") >= 3
+
+
+def test_cells_are_small(notebook):
+    lines = sorted(len(cell.source.splitlines()) for cell in code_cells(notebook))
+    assert lines[-1] <= 25
+    assert lines[len(lines) // 2] <= 6
+
+
+def test_links_to_files_lead_somewhere(path, notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+        assert (path.parent / target).exists(), target
+    assert f"/notebooks/{path.name}" in text  # the Colab badge opens this notebook and no other
+
+
+def test_has_one_cell_of_parameters_each_explained_and_checked(notebook):
+    cells = code_cells(notebook)
+    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    lines = cells[tagged[0]].source.splitlines()
+    names = [re.fullmatch(r"(\w+) = \S+ +# \S.*", line).group(1) for line in lines]
+    check = cells[tagged[0] + 1].source
+    assert re.findall(r'"(\w+)"', check.split("check_parameters(")[1]) == names
+
+
+def test_was_committed_as_it_ran(path, notebook):
+    assert path.stat().st_size < 1_000_000
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = json.dumps([cell.outputs for cell in cells])
+    for what in ("/home/", "/root/", "/tmp/", "/work/", "C:\\\\", "widget-view", "Warning", '"error"', "\\r"):
+        assert what not in outputs, what
+    assert "CIFAR-10" in outputs and "handwritten digits" not in outputs
+
+
+def test_the_epochs_asked_for_are_trained(tmp_path):
+    done = papermill(
+        "04_train", tmp_path / "out.ipynb", ("epochs", "2"), ("batch_size", "64"), ("run_name", "zwei"), runs=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "zwei" / "history.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "train_loss", "valid_loss", "valid_accuracy", "lr", "seconds"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    record = json.loads((tmp_path / "zwei" / "run.json").read_text(encoding="utf-8"))
+    assert record["recipe"]["batch_size"] == 64 and record["data"]["dataset"] == "handwritten digits"
+    assert (tmp_path / "latest").read_text(encoding="utf-8").strip() == "zwei"
+
+
+BAD = [
+    ("epohcs", "3", "did you mean epochs?"),
+    ("epochs", "0", "whole number from 1"),
+    ("recipe", "clasic", "one of classic"),
+    ("resume", "true", "True or False"),
+    ("run_name", "../elsewhere", "one plain folder name"),
+    ("device", "gpu", "one of auto"),
+]
+
+
+def test_a_bad_parameter_stops_the_run_before_data_is_loaded(tmp_path):
+    def run(bad):
+        name, value, _ = bad
+        return papermill("04_train", tmp_path / f"out-{name}.ipynb", (name, value), runs=tmp_path / "runs", timeout=120)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(run, BAD))
+    for (name, _, allowed), done in zip(BAD, results, strict=True):
+        last_line = done.stderr.strip().splitlines()[-1]
+        assert done.returncode != 0, name
+        assert "ParameterError" in last_line and name in last_line and allowed in last_line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_in_an_empty_folder_with_spaces_and_korean_letters(tmp_path):
+    folder = tmp_path / "빈 폴더 mit Leerzeichen"
+    folder.mkdir()
+    done = papermill("06_save_load", folder / "out.ipynb", cwd=folder, runs=folder / "runs")
+    assert done.returncode == 0, done.stderr
+    output = (folder / "out.ipynb").read_text(encoding="utf-8")
+    assert "There is no run on handwritten digits yet" in output  # it says so, and trains a short one itself
+    assert len(list((folder / "runs").glob("*/best_checkpoint.pth"))) == 1
+
+
+def test_a_bare_clone_works_without_being_installed(tmp_path):
+    """The bootstrap cell finds src/ beside notebooks/, also for a kernel that starts in notebooks/."""
+    clone = tmp_path / "clone"
+    (clone / "src").mkdir(parents=True)
+    (clone / "notebooks").mkdir()
+    (clone / "src" / "alexnet_cifar10").symlink_to(ROOT / "src" / "alexnet_cifar10")
+    notebook = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4)
+    bootstrap = code_cells(notebook)[0].source.split("    else:")[0]
+    script = (
+        "import importlib.util as u, sys\nfind = u.find_spec\n"
+        "u.find_spec = lambda name: None if name == 'alexnet_cifar10' else find(name)\n"
+        f"{bootstrap}\nprint(sys.path[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=clone / "notebooks", capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == clone / "src"
