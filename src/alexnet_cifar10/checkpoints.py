@@ -147,14 +147,9 @@ def write_text(path: Path, text: str) -> None:
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
     """Save tensors and plain values, so that `load_state` can read them on any machine."""
-
-    def write(file: BinaryIO) -> None:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # how PyTorch reports a disk that is full
-            raise OSError(str(error)) from error
-
-    _write_whole(path, write)
+    content = io.BytesIO()  # in memory first: PyTorch would hide why a disk does not take the file
+    torch.save(state, content)
+    _write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import argparse
 import hashlib
 import html
 import os
+import pickle
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ __all__ = ["SOURCES", "DataError", "ImageDataset", "ImageSet", "Provenance", "lo
 SOURCES = ("auto", "cifar10", "digits")
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# The official Python version: a pickle a file. Its MD5s come with torchvision.
+PYTHON_FOLDER = CIFAR10.base_folder
 
 # The official binary version: 10 000 records a file, each one label byte and 3072 pixel bytes.
 BINARY_FOLDER = "cifar-10-batches-bin"
@@ -179,7 +183,7 @@ def _cifar10_roots() -> list[tuple[str, Path]]:
         root = Path(named).expanduser()
         if not root.exists():  # a relative path is meant from the project, also where the kernel runs in notebooks/
             root = project_root() / root
-        if root.name in (CIFAR10.base_folder, BINARY_FOLDER):
+        if root.name in (PYTHON_FOLDER, BINARY_FOLDER):
             root = root.parent
         roots.insert(0, ("$CIFAR10_ROOT", root))
     return roots
@@ -187,77 +191,90 @@ def _cifar10_roots() -> list[tuple[str, Path]]:
 
 def _find_cifar10(name: str, root: Path, tried: list[str]) -> ImageSet | None:
     """CIFAR-10 from what is in `root`; None, and the reasons added to `tried`, if nothing there can be used."""
-    accept_changed = name == "$CIFAR10_ROOT"
-    folders = [folder for folder in (CIFAR10.base_folder, BINARY_FOLDER) if (root / folder).is_dir()]
-    if not folders:
+    layouts = [layout for layout in _layouts() if (root / layout.folder).is_dir()]
+    if not layouts:
         where = f"{name} = {os.environ['CIFAR10_ROOT']}" if name.startswith("$") else name
-        tried.append(f"{where} holds neither {CIFAR10.base_folder}/ nor {BINARY_FOLDER}/.")
-    for folder in folders:
+        tried.append(f"{where} holds neither {PYTHON_FOLDER}/ nor {BINARY_FOLDER}/.")
+    for layout in layouts:
         try:
-            if folder == CIFAR10.base_folder:
-                return _read_python_version(name, root)
-            return _read_binary_version(name, root / folder, accept_changed)
+            return _read_cifar10(name, root / layout.folder, layout)
         except DataError as error:
             tried.append(str(error))
     return None
 
 
-def _read_python_version(name: str, root: Path) -> ImageSet:
-    """Read `cifar-10-batches-py/` through torchvision, which opens no pickle before all files have their MD5."""
-    try:
-        halves = [CIFAR10(root, train=train) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
-        raise DataError(
-            f"{name}: a file in {CIFAR10.base_folder}/ is missing or is not the official one ({error}). These files "
-            "are pickles, which can run code, so none is opened; unpack a fresh cifar-10-python.tar.gz."
-        ) from error
-    digests = {file: f"md5:{md5}" for file, md5 in (*CIFAR10.train_list, *CIFAR10.test_list)}
-    train, test = (ImageDataset(half.data, half.targets, CIFAR10_CLASSES) for half in halves)
-    return ImageSet(train, test, CIFAR10_CLASSES, Provenance("CIFAR-10", f"{name}, Python version", True, digests))
+@dataclass(frozen=True)
+class _Layout:
+    """One of the two published forms of CIFAR-10."""
+
+    name: str
+    folder: str
+    algorithm: str  # of the published digests
+    digests: dict[str, str]  # training files, then the test file
+    parse: Callable[[bytes], tuple[np.ndarray, list[int]]]  # a file's bytes -> pixels uint8 [N, 3072], N labels
+    is_code: bool  # reading it can run what is in it
 
 
-def _read_binary_version(name: str, folder: Path, accept_changed: bool) -> ImageSet:
-    """Read `cifar-10-batches-bin/`, each file's digest first; it holds bytes only, nothing that could run."""
+def _layouts() -> tuple[_Layout, _Layout]:
+    python_md5 = dict([*CIFAR10.train_list, *CIFAR10.test_list])
+    return (
+        _Layout("Python version", PYTHON_FOLDER, "md5", python_md5, _parse_pickle, is_code=True),
+        _Layout("binary version", BINARY_FOLDER, "sha256", BINARY_SHA256, _parse_records, is_code=False),
+    )
+
+
+def _parse_pickle(content: bytes) -> tuple[np.ndarray, list[int]]:
+    batch = pickle.loads(content, encoding="latin1")  # only ever of the official bytes: see _read_cifar10
+    return batch["data"], batch["labels"]
+
+
+def _parse_records(content: bytes) -> tuple[np.ndarray, list[int]]:
+    if not content or len(content) % RECORD_BYTES:
+        raise DataError(f"has {len(content)} bytes, not a whole number of {RECORD_BYTES}-byte records; it is cut short.")
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
+    if records[:, 0].max() >= len(CIFAR10_CLASSES):
+        raise DataError(f"has the label {records[:, 0].max()}; CIFAR-10's are 0 to 9.")
+    return records[:, 1:], records[:, 0].tolist()
+
+
+def _read_cifar10(name: str, folder: Path, layout: _Layout) -> ImageSet:
+    """Read each file once: the bytes whose digest is right, and no others, are parsed."""
     digests, caveats, parts = {}, [], []
-    for file, official in BINARY_SHA256.items():
-        where = f"{name}: {BINARY_FOLDER}/{file}"
+    for file, official in layout.digests.items():
+        where = f"{name}: {layout.folder}/{file}"
         try:
             content = (folder / file).read_bytes()
         except OSError as error:
             raise DataError(f"{where} cannot be read ({error.strerror}).") from error
-        digest = hashlib.sha256(content).hexdigest()
-        digests[file] = f"sha256:{digest}"
+        digest = hashlib.new(layout.algorithm, content).hexdigest()
+        digests[file] = f"{layout.algorithm}:{digest}"
         if digest != official:
-            if not accept_changed:
+            if layout.is_code or name != "$CIFAR10_ROOT":
+                pickled = "It is a pickle, which can run code, so it was not opened. " if layout.is_code else ""
                 raise DataError(
-                    f"{where} is not the official file (SHA-256 {digest}, published {official}). Unpack a fresh "
-                    "cifar-10-binary.tar.gz, or name the folder in CIFAR10_ROOT to use it as it is."
+                    f"{where} is not the official file (its {layout.algorithm} is {digest}, not {official}). {pickled}"
+                    f"Move {layout.folder}/ away, and unpack or download a fresh one."
                 )
             caveats.append(KNOWN_COPIES.get(digest, f"{file} is not the official file"))
-        if not content or len(content) % RECORD_BYTES:
-            raise DataError(
-                f"{where} has {len(content)} bytes, not a whole number of {RECORD_BYTES}-byte records; it is cut "
-                "short or of another kind."
-            )
-        records = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
-        if records[:, 0].max() >= len(CIFAR10_CLASSES):
-            raise DataError(f"{where} has the label {records[:, 0].max()}; CIFAR-10's are 0 to 9.")
-        parts.append(records)
-    test = _from_records([parts.pop()])
-    train = _from_records(parts)
-    provenance = Provenance("CIFAR-10", f"{name}, binary version", not caveats, digests, "; ".join(caveats))
+        try:
+            parts.append(layout.parse(content))
+        except DataError as error:
+            raise DataError(f"{where} {error}") from error
+    test = _join([parts.pop()])
+    train = _join(parts)
+    provenance = Provenance("CIFAR-10", f"{name}, {layout.name}", not caveats, digests, "; ".join(caveats))
     return ImageSet(train, test, CIFAR10_CLASSES, provenance)
 
 
-def _from_records(parts: list[np.ndarray]) -> ImageDataset:
-    """Records uint8 [N, 3073] as a dataset. Empties `parts` as it goes, so that no image is in memory twice."""
-    data = np.empty((sum(len(records) for records in parts), 32, 32, 3), np.uint8)
+def _join(parts: list[tuple[np.ndarray, list[int]]]) -> ImageDataset:
+    """Pixels uint8 [N, 3072] and labels as a dataset. Empties `parts` as it goes: no image is in memory twice."""
+    data = np.empty((sum(len(labels) for _, labels in parts), 32, 32, 3), np.uint8)
     targets: list[int] = []
     while parts:
-        records = parts.pop(0)
-        planes = records[:, 1:].reshape(-1, 3, 32, 32)  # colour after colour on disk, [N, 32, 32, 3] in memory
-        data[len(targets) : len(targets) + len(records)] = planes.transpose(0, 2, 3, 1)
-        targets += records[:, 0].tolist()
+        pixels, labels = parts.pop(0)
+        planes = pixels.reshape(-1, 3, 32, 32)  # colour after colour on disk, [N, 32, 32, 3] in memory
+        data[len(targets) : len(targets) + len(labels)] = planes.transpose(0, 2, 3, 1)
+        targets += labels
     return ImageDataset(data, targets, CIFAR10_CLASSES)
 
 

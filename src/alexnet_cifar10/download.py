@@ -411,7 +411,7 @@ def _unpack(file: BinaryIO, archive: Archive, root: Path, url: str, report: Repo
 
 def _disk_reason(error: OSError, root: Path, archives: Sequence[Archive]) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        needed = 2.2 * max(archive.size for archive in archives) / 1e6  # the archive, and what it unpacks to
+        needed = 2.2 * max((archive.size for archive in archives), default=0) / 1e6  # the archive, and what it unpacks to
         return (
             f"{root}: {error.strerror}. Free about {needed:.0f} MB there, or set CIFAR10_ROOT to a folder on a larger "
             "disk; what has come is kept for the next try"

@@ -46,7 +46,16 @@ def runs_root() -> Path:
 def available_devices() -> list[str]:
     """Names of the device types that this machine has, the fastest first; `"cpu"` is always the last."""
     accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [name for name, is_there in accelerators.items() if is_there] + ["cpu"]
+    return [name for name, is_there in accelerators.items() if is_there and _can_allocate(name)] + ["cpu"]
+
+
+def _can_allocate(device: str) -> bool:
+    """False where a device is there but cannot be used: virtual Macs, a driver that is too old, a card that is full."""
+    try:
+        torch.ones(1, device=device)
+    except RuntimeError:
+        return False
+    return True
 
 
 def pick_device(name: str = "auto") -> torch.device:

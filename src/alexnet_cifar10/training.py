@@ -180,21 +180,20 @@ def train(
                 monitor.update(epoch, valid.loss, valid.accuracy)
                 scheduler.step(valid.loss)
 
-                history.append(
-                    {
-                        "epoch": epoch,
-                        "train_loss": train_loss,
-                        "valid_loss": valid.loss,
-                        "valid_accuracy": valid.accuracy,
-                        "lr": lr,
-                        "seconds": round(log.seconds_in_epoch(), 3),
-                    }
-                )
+                row = {
+                    "epoch": epoch,
+                    "train_loss": train_loss,
+                    "valid_loss": valid.loss,
+                    "valid_accuracy": valid.accuracy,
+                    "lr": lr,
+                    "seconds": round(log.seconds_in_epoch(), 3),
+                }
                 if monitor.best_epoch == epoch:
                     save_checkpoint(model.state_dict(), run.best_checkpoint)
                 save_checkpoint(model.state_dict(), run.last_checkpoint)
                 state = {name: part.state_dict() for name, part in parts.items()}
-                save_state({**state, "monitor": asdict(monitor), "history": history}, run.training_state)
+                save_state({**state, "monitor": asdict(monitor), "history": [*history, row]}, run.training_state)
+                history.append(row)  # not before: an epoch counts when it is saved, whenever an interrupt comes
                 log.end_epoch(history, monitor)
             log.finish("finished", history, monitor)
         except KeyboardInterrupt:
@@ -340,11 +339,14 @@ class _RunLog:
         print(f"{self._line(history[-1])}  {self.rate:.0f} images/s{trigger}", flush=True)
 
     def finish(self, status: str, history: list[dict[str, float]], monitor: Monitor) -> None:
+        self.run.write_history(history)  # once more: an interrupt may have come before it was written
         self._write_result(status, history, monitor)
-        seconds = sum(row["seconds"] for row in history)
-        best = f"best validation accuracy {monitor.max_accuracy:.3f} in epoch {monitor.best_epoch}"
+        result = self.record["result"]
         epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
-        self.show(f"{epochs} in {_duration(seconds)}")
+        self.show(f"{epochs} in {_duration(result['seconds'])}")
+        best = ""
+        if history:
+            best = f"best validation accuracy {result['best_valid_accuracy']:.3f} in epoch {result['best_epoch']}"
         if status == "interrupted":
             kept = f"what {epochs} gave is kept ({best})" if history else "no epoch was completed yet"
             print(f"Stopped: {kept}. To go on: resume = True with run_name = {self.run.name!r}.")
@@ -373,11 +375,13 @@ class _RunLog:
             writer.flush()
 
     def _write_result(self, status: str, history: list[dict[str, float]], monitor: Monitor) -> None:
+        # from the history, for an interrupt may leave the monitor one epoch ahead of what is saved
+        best = max(history, key=lambda row: row["valid_accuracy"], default={"epoch": 0, "valid_accuracy": None})
         self.record["status"] = status
         self.record["result"] = {
             "epochs": len(history),
-            "best_epoch": monitor.best_epoch,
-            "best_valid_accuracy": monitor.max_accuracy if history else None,
+            "best_epoch": best["epoch"],
+            "best_valid_accuracy": best["valid_accuracy"],
             "stopped_early": monitor.should_stop,
             "seconds": round(sum(row["seconds"] for row in history), 3),
         }

@@ -1,0 +1,48 @@
+# GNU make 3.81 or newer and any sh, on Linux, macOS and Windows. The work is done by two Python scripts, which run
+# without make too: see README.md.
+
+ifeq ($(OS),Windows_NT)
+PYTHON = python
+VENV_PYTHON = .venv/Scripts/python.exe
+else
+PYTHON = python3
+VENV_PYTHON = .venv/bin/python
+endif
+
+# A Python named on the command line remakes an environment of another version; the default one takes what is there.
+SETUP_OPTIONS = $(if $(filter command%,$(origin PYTHON)),--same-python) $(if $(NEWEST),--newest)
+RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
+CLEAN_OPTIONS = $(if $(ALL),--all) $(if $(YES),--yes)
+
+.PHONY: help run test lab tensorboard setup clean python
+.DEFAULT_GOAL = help
+
+help:
+	@echo "make run          run the six notebooks; EPOCHS=55 DATA=cifar10 RECIPE=classic change what they do"
+	@echo "make test         run all tests, and all notebooks as tests; NEWEST=1 with the newest versions of everything"
+	@echo "make lab          open the notebooks in JupyterLab"
+	@echo "make tensorboard  show the curves of the training runs"
+	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
+	@echo "make clean        remove the environment and caches, after asking; ALL=1 removes runs/ and datasets/ too"
+
+run: setup
+	@$(VENV_PYTHON) scripts/run_notebooks.py $(RUN_OPTIONS)
+
+test: setup
+	@$(VENV_PYTHON) -m pytest --nbval-lax
+
+lab: setup
+	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. notebooks/01_data.ipynb
+
+tensorboard: setup
+	@$(VENV_PYTHON) -m tensorboard.main --logdir runs
+
+setup: python
+	@$(PYTHON) scripts/setup_environment.py $(SETUP_OPTIONS)
+
+clean: python
+	@$(PYTHON) scripts/setup_environment.py --clean $(CLEAN_OPTIONS)
+
+python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name yours: make run PYTHON=python3.12"; exit 1; }

@@ -1,0 +1,23 @@
+"""For every test, those in the notebooks included: runs go to a folder that is removed at the end, and stay short.
+
+It stands here and not in tests/, because the kernels of `pytest --nbval-lax notebooks/04_train.ipynb` inherit it too.
+"""
+
+import os
+import shutil
+import tempfile
+
+
+def pytest_configure(config):
+    before = {name: os.environ.get(name) for name in ("RUNS_ROOT", "TUTORIAL_SMOKE", "HYPOTHESIS_STORAGE_DIRECTORY")}
+    folder = tempfile.mkdtemp(prefix="alexnet-cifar10-tests-")
+    os.environ["RUNS_ROOT"] = folder  # never the user's own runs/
+    os.environ.setdefault("TUTORIAL_SMOKE", "1")
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, ".hypothesis")  # not into the project
+
+    def clean_up():
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+    config.add_cleanup(clean_up)

@@ -1,0 +1,200 @@
+"""Execute the notebooks in order, from the repository root, and keep the executed ones in runs/notebooks/.
+
+    .venv/bin/python scripts/run_notebooks.py --epochs 55            (make run EPOCHS=55)
+
+`--data`, `--recipe` and `--epochs` reach every notebook that has such a parameter.
+"""
+
+import argparse
+import ast
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from alexnet_cifar10.data import DataError, load_images
+from alexnet_cifar10.environment import runs_root
+from alexnet_cifar10.parameters import ParameterError, check_parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ("01_data", "02_visualization", "03_model_shapes", "04_train", "05_evaluation", "06_save_load")
+TRAINING = "04_train"
+PROGRESS = ("About ", "Epoch ", "Finished ", "Stopped")  # how the lines begin that training prints as it goes on
+
+# Where no number of epochs is asked for: worth watching, and over within ten minutes on two cores.
+EPOCHS = {"CIFAR-10": 1, "handwritten digits": 10}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    os.chdir(ROOT)
+    asked = {"data": options.data, "recipe": options.recipe, "epochs": plain_value(options.epochs)}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    try:
+        check_parameters(asked, *asked)  # what 04 would refuse is refused here, before 01 begins
+        provenance = load_images(options.data or "auto").provenance
+    except (ParameterError, DataError) as error:
+        print(f"Nothing was run. {error}", file=sys.stderr)
+        return 1
+    epochs_are_ours = "epochs" not in asked
+    asked.setdefault("epochs", EPOCHS[provenance.dataset])
+
+    print(provenance)
+    print(f"\nNotebooks to run: {', '.join(options.notebooks)}")
+    if TRAINING in options.notebooks:
+        print(f"Epochs of training in {TRAINING}: {asked['epochs']}")
+    print("Other choices: make run EPOCHS=55 DATA=cifar10 RECIPE=classic\n", flush=True)
+    output_folder = runs_root() / "notebooks"
+    output_folder.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    for name in options.notebooks:
+        output = output_folder / f"{name}.ipynb"
+        print(f"[{len(seconds) + 1}/{len(options.notebooks)}] {name}", flush=True)
+        started = time.monotonic()
+        reason = execute(f"notebooks/{name}.ipynb", output, asked, show_output=name == TRAINING)
+        seconds[name] = time.monotonic() - started
+        if reason:
+            print(
+                f"\n{name} stopped after {clock(seconds[name])}, {reason}\n"
+                f"The notebook as far as it came: {shown(output)}",
+                file=sys.stderr,
+            )
+            return 1
+        print(f"      done in {clock(seconds[name])}", flush=True)
+    print_summary(seconds, output_folder, epochs_are_ours)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Execute the notebooks in order into runs/notebooks/.")
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"only these, of: {', '.join(NOTEBOOKS)}")
+    parser.add_argument("--data", help="auto, cifar10 or digits")
+    parser.add_argument("--recipe", help="how 04_train trains: classic")
+    parser.add_argument("--epochs", help="how long 04_train trains")
+    options = parser.parse_args(arguments)
+    options.notebooks = options.notebooks or list(NOTEBOOKS)
+    if missing := [name for name in options.notebooks if not (ROOT / "notebooks" / f"{name}.ipynb").is_file()]:
+        parser.error(f"notebooks/ has no {', '.join(missing)}")
+    return options
+
+
+def plain_value(text: str | None) -> Any:
+    """What a text stands for in Python, or the text itself: the check of the parameters says what is wrong with it."""
+    try:
+        return ast.literal_eval(text or "None")
+    except (ValueError, SyntaxError):
+        return text
+
+
+def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: bool) -> str:
+    """Execute one notebook; return why it stopped before its end, or "" if it did not."""
+    known = papermill.inspect_notebook(notebook)
+    try:
+        with signs_of_life() as terminal:
+            papermill.execute_notebook(
+                notebook,
+                output,
+                {name: value for name, value in asked.items() if name in known},
+                kernel_name="python3",  # the one of this environment, whatever the notebook was last saved with
+                progress_bar=False,
+                stdout_file=terminal if show_output else None,
+                # else every kernel warns on stderr that it talks to this process over TCP, which is local
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+    except PapermillExecutionError as error:
+        first_line = error.source.strip().partition("\n")[0]
+        return f"in its cell [{error.exec_count}], which begins with: {first_line}\n{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        return "as its kernel died: most often the memory was full. Close other programs, or ask for fewer epochs."
+    return ""
+
+
+class Terminal:
+    """Passes the progress lines of a notebook on, and remembers when it last did."""
+
+    def __init__(self) -> None:
+        self.unfinished = ""
+        self.last = time.monotonic()
+
+    def write(self, text: str) -> None:
+        *lines, self.unfinished = (self.unfinished + text).split("\n")
+        for line in lines:
+            if line.startswith(PROGRESS):
+                self.show(line)
+
+    def flush(self) -> None:
+        """papermill calls it after each write."""
+
+    def show(self, line: str) -> None:
+        print(f"      {line}", flush=True)
+        self.last = time.monotonic()
+
+
+@contextmanager
+def signs_of_life(every: float = 60) -> Iterator[Terminal]:
+    """A terminal for a notebook's output, on which a line appears also when the notebook is silent for long."""
+    terminal, started, end = Terminal(), time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not end.wait(min(every, 1)):
+            if time.monotonic() - terminal.last >= every:
+                terminal.show(f"... {clock(time.monotonic() - started)}, still at work")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield terminal
+    finally:
+        end.set()
+        watcher.join()
+
+
+def print_summary(seconds: dict[str, float], output_folder: Path, epochs_are_ours: bool) -> None:
+    width = max(len(name) for name in seconds) + 2
+    print(f"\n{'notebook':<{width}} {'time':>6}")
+    for name, duration in (*seconds.items(), ("together", sum(seconds.values()))):
+        print(f"{name:<{width}} {clock(duration):>6}")
+    print(f"\nThe executed notebooks: {shown(output_folder)}{os.sep}")
+    if TRAINING not in seconds:
+        return
+    run = runs_root() / (runs_root() / "latest").read_text(encoding="utf-8").strip()
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    result, data = record["result"], record["data"]
+    print(
+        f"The training run: {shown(run)}{os.sep}\n"
+        f"Best validation accuracy: {result['best_valid_accuracy']:.3f}, in epoch {result['best_epoch']} of "
+        f"{result['epochs']}, on {data['label']}, seed {record['seed']}."
+    )
+    if data["dataset"] != "CIFAR-10":
+        print("This is not CIFAR-10, and no number here is about it. README.md tells where to put its files.")
+    elif epochs_are_ours:
+        print("The real thing, as long as the original tutorial's: make run EPOCHS=55")
+    print("Look next: make lab opens the notebooks, make tensorboard the curves.")
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def shown(path: Path) -> str:
+    """The path as a reader in the repository root would type it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a console that lacks a character shows ? in its place
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was executed so far is in runs/notebooks/.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,53 @@
+"""For the tests of the package; ../conftest.py has what the notebooks need as well."""
+
+import os
+import sys
+
+import pytest
+
+OUTER_CIFAR10_ROOT = os.environ.get("CIFAR10_ROOT")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_and_no_windows():
+    """Small tensors gain nothing from threads, and on a busy machine they wait for each other; plots stay in memory."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].use("agg")
+
+
+@pytest.fixture(autouse=True)
+def _no_outer_cifar10(monkeypatch):
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """An empty folder of runs, for this test alone."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("RUNS_ROOT", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from alexnet_cifar10.data import load_images
+
+    return load_images("digits")
+
+
+class Trap:
+    """Pickled, it makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """What a hostile file holds; `trap.path` appears when somebody opens it carelessly."""
+    return Trap(tmp_path / "code-was-run")

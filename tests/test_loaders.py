@@ -1,0 +1,95 @@
+"""Batches: the same numbers whichever loader makes them, in an order that seed and epoch fix."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Subset
+
+from alexnet_cifar10.data import ImageDataset
+from alexnet_cifar10.loaders import DeviceLoader, EpochSampler, make_data_loader
+
+CPU = torch.device("cpu")
+INDICES = [5, 3, 900, 12, 77, 4, 1200, 8, 6, 100]
+
+
+def in_batches(loader, epoch=None):
+    if epoch is not None:
+        loader.sampler.set_epoch(epoch)
+    return [(images.clone(), labels) for images, labels in loader]
+
+
+def equal(some, others):
+    return len(some) == len(others) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(some, others, strict=True)
+    )
+
+
+def test_both_loaders_give_the_same_bits_in_the_same_order(digits):
+    ours = DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, seed=7)
+    usual = make_data_loader(Subset(digits.train, INDICES), 4, shuffle=True, seed=7)
+    for epoch in (1, 2):
+        assert equal(in_batches(ours, epoch), in_batches(usual, epoch))
+
+
+def test_without_shuffling_both_follow_the_indices(digits):
+    ours = in_batches(DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU))
+    assert equal(ours, in_batches(make_data_loader(Subset(digits.train, INDICES), 4)))
+    assert torch.cat([labels for _, labels in ours]).tolist() == [digits.train.targets[i] for i in INDICES]
+
+
+def test_every_grey_level_is_the_number_that_to_tensor_gives():
+    every_level = np.arange(3 * 1024, dtype=np.uint32).astype(np.uint8).reshape(1, 32, 32, 3)  # 0..255, twelve times
+    dataset = ImageDataset(every_level, [0], ("one",))
+    ((images, _),) = DeviceLoader(dataset, batch_size=1, device=CPU)
+    assert torch.equal(images[0], dataset[0][0])
+    assert images.min() == 0 and images.max() == 1
+
+
+def test_last_batch_is_short_and_no_image_is_lost_or_doubled(digits):
+    loader = DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True)
+    batches = in_batches(loader)
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert len(loader) == 3
+    seen = torch.cat([images for images, _ in batches]).sum(dim=(1, 2, 3))
+    all_of_them = torch.stack([digits.train[i][0] for i in INDICES]).sum(dim=(1, 2, 3))
+    torch.testing.assert_close(seen.sort().values, all_of_them.sort().values)
+
+
+def test_all_images_are_taken_when_no_indices_are_named(digits):
+    assert len(DeviceLoader(digits.test, batch_size=100, device=CPU).labels) == len(digits.test)
+
+
+def test_no_indices_at_all_are_refused(digits):
+    with pytest.raises(ValueError, match="no images"):
+        DeviceLoader(digits.train, [], batch_size=4, device=CPU)
+
+
+def test_order_is_fixed_by_seed_and_epoch_alone():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, seed)
+        sampler.set_epoch(epoch)
+        torch.rand(epoch)  # what others draw does not matter
+        return list(sampler)
+
+    assert order(1, 1) == order(1, 1)
+    orders = [order(1, 1), order(1, 2), order(2, 1), order(0, 3)]
+    assert all(sorted(one) == list(range(50)) for one in orders)
+    assert len({tuple(one) for one in orders}) == 4
+
+
+def test_an_epochs_order_takes_nothing_from_the_random_numbers_of_dropout(digits):
+    loaders = [
+        DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True),
+        make_data_loader(Subset(digits.train, INDICES), 4, shuffle=True),
+    ]
+    for loader in loaders:
+        torch.manual_seed(3)
+        untouched = torch.get_rng_state()
+        in_batches(loader, epoch=1)
+        assert torch.equal(torch.get_rng_state(), untouched)
+
+
+def test_number_of_workers_does_not_change_the_numbers(digits):
+    subset = Subset(digits.train, INDICES)
+    alone = in_batches(make_data_loader(subset, 4, shuffle=True, seed=3), epoch=2)
+    assert equal(in_batches(make_data_loader(subset, 4, shuffle=True, seed=3, num_workers=2), epoch=2), alone)
