@@ -16,7 +16,7 @@ from torchvision.transforms import ToTensor
 
 from alexnet_cifar10 import data
 from alexnet_cifar10.data import DataError, load_images, stratified_split
-from alexnet_cifar10.download import ARCHIVES, DownloadError
+from alexnet_cifar10.download import ARCHIVES, Download, DownloadError
 
 TRAINING_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 PER_FILE = 20
@@ -270,11 +270,13 @@ def test_what_is_not_there_is_downloaded_into_the_first_folder(
 
     def download(root, *, archives, report):
         asked.append((root, list(archives)))
-        python_version(root)
+        return Download(python_version(root), "https://example.org/cifar", archives[0].name, archives[0].digest)
 
     monkeypatch.setattr(data, "download_cifar10", download)
     for _ in range(2):
-        assert load_images("auto").provenance.official
+        provenance = load_images("auto").provenance
+        assert provenance.official
+        assert provenance.source.endswith("Python version, downloaded from https://example.org/cifar")
     assert asked == [(root, list(ARCHIVES))], "the second time it is there"
 
 

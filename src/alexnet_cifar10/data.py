@@ -49,6 +49,9 @@ BINARY_SHA256 = {
 }
 RECORD_BYTES = 1 + 3 * 32 * 32
 
+# Beside the files that were downloaded: the address that they came from.
+ADDRESS_FILE = "downloaded_from.txt"
+
 # Copies that are known not to be official, by SHA-256: what is different in them.
 KNOWN_COPIES = {
     "62eb9a47a9e6daa0c294e2a4d46498ae338ae1d81f2e0781fb44ee329edf9f07": "test images 1000–9999 re-encoded as JPEG q75",
@@ -165,10 +168,12 @@ def load_images(source: str = "auto") -> ImageSet:
     # a folder that is there and cannot be used is left alone: the other archive unpacks to another one
     missing = [archive for archive in ARCHIVES if not (root / archive.folder).exists()]
     try:
-        download_cifar10(root, archives=missing, report=partial(print, flush=True))
+        download = download_cifar10(root, archives=missing, report=partial(print, flush=True))
     except DownloadError as error:
         tried.extend(error.reasons)
     else:
+        if download.url:
+            (download.folder / ADDRESS_FILE).write_text(f"{download.url}\n", encoding="utf-8")
         if images := _find_cifar10(name, root, tried):
             return images
     if source == "cifar10":
@@ -262,7 +267,10 @@ def _read_cifar10(name: str, folder: Path, layout: _Layout) -> ImageSet:
             raise DataError(f"{where} {error}") from error
     test = _join([parts.pop()])
     train = _join(parts)
-    provenance = Provenance("CIFAR-10", f"{name}, {layout.name}", not caveats, digests, "; ".join(caveats))
+    source = f"{name}, {layout.name}"
+    if (folder / ADDRESS_FILE).is_file():
+        source += f", downloaded from {(folder / ADDRESS_FILE).read_text(encoding='utf-8').strip()}"
+    provenance = Provenance("CIFAR-10", source, not caveats, digests, "; ".join(caveats))
     return ImageSet(train, test, CIFAR10_CLASSES, provenance)
 
 
