@@ -17,6 +17,12 @@ def _one_thread_and_no_windows():
         sys.modules["matplotlib"].use("agg")
 
 
+@pytest.fixture(scope="session")
+def outer_cifar10_root():
+    """CIFAR10_ROOT as it was set where the tests were started."""
+    return OUTER_CIFAR10_ROOT
+
+
 @pytest.fixture(autouse=True)
 def _no_outer_cifar10(monkeypatch):
     monkeypatch.delenv("CIFAR10_ROOT", raising=False)
@@ -24,8 +30,8 @@ def _no_outer_cifar10(monkeypatch):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """An empty folder of runs, for this test alone."""
-    folder = tmp_path / "runs"
+    """An empty folder of runs, for this test alone; its name is not an easy one."""
+    folder = tmp_path / "학습 결과 1"
     monkeypatch.setenv("RUNS_ROOT", str(folder))
     return folder
 

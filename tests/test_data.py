@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import OUTER_CIFAR10_ROOT
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import ToTensor
@@ -360,11 +359,11 @@ def test_the_split_is_the_same_each_time_and_another_with_another_seed():
 
 
 @pytest.fixture(scope="module")
-def cifar10():
+def cifar10(outer_cifar10_root):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(PROJECT)
         patch.setattr(data, "download_cifar10", no_network)
-        for root in (OUTER_CIFAR10_ROOT, "../shared/cifar10", "datasets"):
+        for root in (outer_cifar10_root, "../shared/cifar10", "datasets"):
             if root:
                 patch.setenv("CIFAR10_ROOT", root)
                 try:

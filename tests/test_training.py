@@ -101,16 +101,19 @@ def start_with(digits):
         if model is None:
             seed_everything(seed)
             model = AlexNet()
-        return train(
-            model,
-            loader(digits.train, range(images), batch_size=recipe.batch_size, shuffle=True, seed=seed),
-            loader(digits.train, valid, batch_size=4, shuffle=False, seed=seed),
-            recipe,
-            provenance=provenance,
-            seed=seed,
-            run_name=run_name,
-            resume=resume,
-        )
+        try:
+            return train(
+                model,
+                loader(digits.train, range(images), batch_size=recipe.batch_size, shuffle=True, seed=seed),
+                loader(digits.train, valid, batch_size=4, shuffle=False, seed=seed),
+                recipe,
+                provenance=provenance,
+                seed=seed,
+                run_name=run_name,
+                resume=resume,
+            )
+        except KeyboardInterrupt:  # it would end the tests
+            pytest.fail("the interrupt was not caught")
 
     return start
 
@@ -315,6 +318,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_place_and_keeps_the_f
     assert len(start(small_model(), epochs=2, resume=True).read_history()) == 2, "with good images it goes on"
 
 
+def test_a_loss_that_is_not_finite_ends_the_epoch_at_once(digits):
+    loader, seen = poisoned(digits.train, range(12), batch_size=3, shuffle=True), []
+    loader.sampler.set_epoch(2)
+    model = small_model()
+    with pytest.raises(TrainingError, match="step 2"):
+        train_one_epoch(model, loader, SGD(model.parameters(), lr=0.01), seen.append)
+    assert seen == [3, 6]
+
+
 def test_a_validation_loss_that_is_not_finite_is_no_improvement_but_an_end(start, runs, monkeypatch):
     monkeypatch.setattr(training, "evaluate", lambda *_: SimpleNamespace(loss=math.nan, accuracy=0.9))
     with pytest.raises(TrainingError, match="epoch 1: the validation loss is nan.* No epoch was completed"):
@@ -471,6 +483,17 @@ def test_a_run_that_exists_is_not_overwritten_and_both_ways_out_are_named(start,
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_its_state_is_not_overwritten_either(resume, start, kept):
+    """Somebody has deleted the largest file, or copied only the others."""
+    run, _ = kept
+    run.training_state.unlink()
+    before = contents(run)
+    with pytest.raises(TrainingError, match=r"exists, and it is not overwritten.* training_state\.pt is not there"):
+        start(small_model(), epochs=2, resume=resume)
+    assert contents(run) == before
+
+
 @pytest.mark.parametrize(
     ("how", "difference"),
     [
@@ -615,13 +638,13 @@ class Process:
         self.ready.close()
 
     def wait(self):
-        self.process.join(timeout=120)
+        self.process.join(timeout=300)
         return self.process.exitcode
 
     def wait_for_first_epoch(self):
         history = self.said.parent / "run" / "history.csv"
         while not history.exists() or len(history.read_text().splitlines()) < 2:
-            assert self.process.is_alive(), self.said.read_text()
+            assert self.process.is_alive(), self.said.read_text(encoding="utf-8")
             time.sleep(0.01)
 
 
@@ -688,7 +711,7 @@ def test_ctrl_c_ends_calmly_and_the_run_goes_on_later(tmp_path):
         process.wait_for_first_epoch()
         os.kill(process.process.pid, signal.SIGINT)
         assert process.wait() == 0
-    *_, stopped, below = process.said.read_text().splitlines()
+    *_, stopped, below = process.said.read_text(encoding="utf-8").splitlines()
     assert stopped.startswith("Stopped: ") and stopped.endswith("To go on: resume = True with run_name = 'run'.")
     assert below == "The cells below go on."
     assert re.search(r"\b\d+ epochs? ", stopped)
@@ -698,14 +721,14 @@ def test_ctrl_c_ends_calmly_and_the_run_goes_on_later(tmp_path):
 def test_a_second_process_cannot_train_into_the_same_folder_until_the_first_is_gone(tmp_path):
     with Process(tmp_path / "runs", epochs=10_000) as first:
         first.wait_for_first_epoch()
-        with Process(tmp_path / "runs", epochs=10_000) as second:
+        with Process(tmp_path / "runs", epochs=1) as second:
             assert second.wait() == 0
-        said = first.said.read_text()
+        said = first.said.read_text(encoding="utf-8")
         assert "TrainingError: another process is training into the run 'run'" in said and "another run_name" in said
         assert first.process.is_alive()
     with Process(tmp_path / "runs", epochs=epochs_in(tmp_path / "runs")) as third:
         assert third.wait() == 0
-    assert "Finished" in first.said.read_text(), "the death of the first has freed the folder"
+    assert "Finished" in first.said.read_text(encoding="utf-8"), "the death of the first has freed the folder"
 
 
 @needs_posix
@@ -717,7 +740,7 @@ def test_a_disk_that_is_full_stops_the_run_and_the_last_good_files_stay(room, tm
     state = load_state(runs / "run" / "training_state.pt")
     with Process(runs, epochs=2, largest_file=room) as process:
         assert process.wait() == 0
-    error, below = process.said.read_text().splitlines()[-2:]
+    error, below = process.said.read_text(encoding="utf-8").splitlines()[-2:]
     assert re.match(r"CheckpointError: \S+ cannot be written into .*: File too large\. .* Free some space", error)
     assert below == "The cells below go on."
     assert epochs_in(runs) == 1

@@ -64,6 +64,11 @@ class Run:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    def has_epochs(self) -> bool:
+        """True when at least one epoch of it was completed and saved."""
+        history = self.path / "history.csv"
+        return history.exists() and len(history.read_bytes().splitlines()) > 1
+
     def read_record(self) -> dict[str, Any]:
         """`run.json`: recipe, seed, data, machine, versions, result."""
         return json.loads((self.path / "run.json").read_text(encoding="utf-8"))

@@ -74,7 +74,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], Callable[[], str]]] = {
     "data": (lambda value: value in SOURCES, lambda: f"one of {', '.join(SOURCES)}"),
     "recipe": (lambda value: isinstance(value, str) and value in RECIPES, lambda: f"one of {', '.join(RECIPES)}"),
     "epochs": (_or_none(_is_whole(1, 10_000)), lambda: "a whole number from 1 to 10000, or None for the recipe's own"),
-    "batch_size": (_or_none(_is_whole(1, 50_000)), lambda: "a whole number from 1 to 50000, or None for the recipe's"),
+    # batch normalisation takes the variance over a batch: one image has none
+    "batch_size": (_or_none(_is_whole(2, 50_000)), lambda: "a whole number from 2 to 50000, or None for the recipe's"),
     "learning_rate": (_or_none(_is_rate), lambda: "a number above 0, at most 10, or None for the recipe's own"),
     "patience": (_or_none(_is_whole(0, 10_000)), lambda: "a whole number from 0 to 10000, or None for the recipe's"),
     "seed": (_is_whole(0, 2**32 - 1), lambda: f"a whole number from 0 to {2**32 - 1}"),

@@ -164,6 +164,11 @@ def train(
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             monitor, history = Monitor(**state["monitor"]), state["history"]
+        elif run.has_epochs():
+            raise TrainingError(
+                f"the run {run.name!r} exists, and it is not overwritten. It cannot go on either, for its "
+                f"{run.training_state.name} is not there: train under another run_name."
+            )
         log = _RunLog(run, settings, history, device)
         try:
             while len(history) < recipe.epochs and not monitor.should_stop:
