@@ -57,7 +57,7 @@ def test_is_built_like_a_lesson(path, notebook):
     for part in ("## Recap", "## Exercises"):
         assert text.count(part) == 1
     exercises = text.split("## Exercises")[1]
-    assert len(re.findall(r"^\d\. ", exercises, re.M)) >= 3
+    assert len(re.findall(r"^(?:### Exercise )?\d[. ]", exercises, re.M)) >= 3
     assert exercises.count("<details>") == exercises.count("</details>") >= 3
 
 
