@@ -108,7 +108,10 @@ def _mean_per_image(losses: list[Tensor], sizes: list[int]) -> float:
     not_finite = (~values.isfinite()).nonzero()
     if len(not_finite):
         step = int(not_finite[0])
-        raise TrainingError(f"the training loss of step {step + 1} is {values[step].item()}, not a finite number.")
+        raise TrainingError(
+            f"the training loss of step {step + 1} is {values[step].item()}, not a finite number. A lower learning_rate "
+            "often helps."
+        )
     return float(values @ torch.tensor(sizes).double()) / sum(sizes)
 
 
@@ -181,7 +184,9 @@ def train(
                 train_loss = train_one_epoch(model, train_loader, optimizer, log.start_epoch(epoch))
                 valid = evaluate(model, valid_loader, device)
                 if not math.isfinite(valid.loss):
-                    raise TrainingError(f"the validation loss is {valid.loss}, not a finite number.")
+                    raise TrainingError(
+                        f"the validation loss is {valid.loss}, not a finite number. A lower learning_rate often helps."
+                    )
                 monitor.update(epoch, valid.loss, valid.accuracy)
                 scheduler.step(valid.loss)
 
@@ -206,9 +211,7 @@ def train(
         except TrainingError as error:
             log.finish("failed", history, monitor)
             kept = f"The checkpoints of epoch {len(history)} are kept" if history else "No epoch was completed"
-            raise TrainingError(
-                f"Run {run.name!r}, epoch {len(history) + 1}: {error} {kept}. A lower learning_rate often helps."
-            ) from error
+            raise TrainingError(f"Run {run.name!r}, epoch {len(history) + 1}: {error} {kept}.") from error
         finally:
             log.close()
     return run
