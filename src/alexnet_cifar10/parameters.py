@@ -31,8 +31,8 @@ def check_parameters(namespace: Mapping[str, Any], *names: str) -> None:
     for name in _injected_names(namespace.get("In", ())):
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise ParameterError(f"{name}: this notebook has no such parameter; {hint}It has {', '.join(names)}.")
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise ParameterError(f"{name}: this notebook has no such parameter{hint} It has {', '.join(names)}.")
     for name in names:
         if name not in namespace:
             raise ParameterError(f"{name}: it is not set; run the cell with the parameters first.")
