@@ -96,7 +96,7 @@ def test_an_injected_name_that_the_notebook_does_not_have_is_refused_with_the_ne
 
 
 def test_an_injected_name_that_resembles_nothing_is_refused_with_those_there_are(namespace):
-    with pytest.raises(ParameterError, match="zzz: this notebook has no such parameter; It has data, epochs"):
+    with pytest.raises(ParameterError, match="zzz: this notebook has no such parameter. It has data, epochs"):
         check_parameters({**namespace, **injected("zzz = 1")}, "data", "epochs")
 
 
