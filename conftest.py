@@ -4,8 +4,10 @@ It stands here and not in tests/, because the kernels of `pytest --nbval-lax not
 """
 
 import os
+import re
 import shutil
 import tempfile
+from pathlib import Path
 
 
 def pytest_configure(config):
@@ -21,3 +23,9 @@ def pytest_configure(config):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     config.add_cleanup(clean_up)
+
+
+def pytest_ignore_collect(collection_path):
+    """The lessons are tests; what papermill left beside them (out.ipynb, say) is not."""
+    if collection_path.suffix == ".ipynb" and collection_path.parent == Path(__file__).parent / "notebooks":
+        return not re.match(r"\d\d_", collection_path.name) or None

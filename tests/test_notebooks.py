@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,20 @@ def test_was_committed_as_it_ran(path, notebook):
     for what in ("/home/", "/root/", "/tmp/", "/work/", "C:\\\\", "widget-view", "Warning", '"error"', "\\r"):
         assert what not in outputs, what
     assert "CIFAR-10" in outputs and "handwritten digits" not in outputs
+
+
+def test_what_papermill_left_behind_is_not_tested(tmp_path):
+    for name in ("conftest.py", "pyproject.toml", "notebooks/01_data.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "tests").mkdir()
+    for left in ("out.ipynb", "notebooks/out.ipynb", "runs/notebooks/01_data.ipynb"):
+        (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "notebooks" / "01_data.ipynb", tmp_path / left)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    collected = {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert collected == {"notebooks/01_data.ipynb"}
 
 
 def test_the_epochs_asked_for_are_trained(tmp_path):
