@@ -235,7 +235,9 @@ def _parse_pickle(content: bytes) -> tuple[np.ndarray, list[int]]:
 
 def _parse_records(content: bytes) -> tuple[np.ndarray, list[int]]:
     if not content or len(content) % RECORD_BYTES:
-        raise DataError(f"has {len(content)} bytes, not a whole number of {RECORD_BYTES}-byte records; it is cut short.")
+        raise DataError(
+            f"has {len(content)} bytes, not a whole number of {RECORD_BYTES}-byte records; it is cut short."
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
     if records[:, 0].max() >= len(CIFAR10_CLASSES):
         raise DataError(f"has the label {records[:, 0].max()}; CIFAR-10's are 0 to 9.")
@@ -297,9 +299,7 @@ def _load_digits(tried: tuple[str, ...] = ()) -> ImageSet:
     data = large.round().to(torch.uint8).permute(0, 2, 3, 1).repeat(1, 1, 1, 3).numpy()  # [1797, 32, 32, 3]
     targets = digits.target.tolist()
     classes = tuple(str(name) for name in digits.target_names)
-    train, test = (
-        ImageDataset(data[half], [targets[i] for i in half], classes) for half in stratified_split(targets)
-    )
+    train, test = (ImageDataset(data[half], [targets[i] for i in half], classes) for half in stratified_split(targets))
     digest = hashlib.sha256(data.tobytes()).hexdigest()
     source = "scikit-learn's embedded sample"
     provenance = Provenance("handwritten digits", source, True, {"pixels": f"sha256:{digest}"}, tried=tried)

@@ -66,7 +66,11 @@ def _is_folder_name(value: Any) -> bool:
     if not isinstance(value, str) or not value or len(value.encode()) > 200:
         return False
     bad = value[0] in ". " or value[-1] in ". " or value.lower() in ("latest", "notebooks") or not value.isprintable()
-    return not bad and not re.search(r'[/\\:*?"<>|]', value) and not re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)", value)
+    return (
+        not bad
+        and not re.search(r'[/\\:*?"<>|]', value)
+        and not re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)", value)
+    )
 
 
 # parameter -> (is this value allowed?, what is allowed, in words)

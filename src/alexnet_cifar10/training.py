@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import Any
 
 import torch
@@ -146,9 +146,7 @@ def train(
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
     optimizer = Adam(model.parameters(), lr=recipe.learning_rate)
-    scheduler = ReduceLROnPlateau(
-        optimizer, mode="min", factor=recipe.plateau_factor, patience=recipe.plateau_patience
-    )
+    scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=recipe.plateau_factor, patience=recipe.plateau_patience)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     monitor = Monitor(recipe.patience)
     history: list[dict[str, float]] = []
@@ -285,7 +283,7 @@ class _RunLog:
         self.record = {
             "run_name": run.name,
             "status": "running",
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **settings,
             "device": device.type,
             "machine": describe_machine(device),
@@ -426,8 +424,6 @@ def find_or_train_run(images: ImageSet, device: torch.device, run_name: str | No
     )
     seed_everything(42)
     model = AlexNet().to(device)
-    train_loader = DeviceLoader(
-        images.train, train_indices, batch_size=recipe.batch_size, device=device, shuffle=True
-    )
+    train_loader = DeviceLoader(images.train, train_indices, batch_size=recipe.batch_size, device=device, shuffle=True)
     valid_loader = DeviceLoader(images.train, valid_indices, batch_size=250, device=device)
     return train(model, train_loader, valid_loader, recipe, provenance=images.provenance)
