@@ -13,6 +13,7 @@ import torch
 __all__ = [
     "available_devices",
     "describe_machine",
+    "epoch_seed",
     "git_commit",
     "is_smoke_run",
     "pick_device",
@@ -71,14 +72,18 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One number for `(seed, epoch)`, mixed so that seed 1, epoch 2 and seed 2, epoch 1 have nothing in common."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Start the random numbers of Python, NumPy and PyTorch (every device) at a point fixed by `(seed, epoch)`.
 
     Seeding again before each epoch makes an epoch's dropout and augmentation depend on these two numbers alone,
-    so that a resumed run needs no saved random state. `SeedSequence` mixes them: seed 1, epoch 2 and
-    seed 2, epoch 1 have nothing in common.
+    so that a resumed run needs no saved random state.
     """
-    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    mixed = epoch_seed(seed, epoch)
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_cifar10.data import ImageDataset
+from alexnet_cifar10.environment import epoch_seed
 
 __all__ = ["DeviceLoader", "EpochSampler", "make_data_loader"]
 
@@ -31,8 +32,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         # its own generator: the order does not depend on what else drew random numbers, nor the other way round
-        mixed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        yield from torch.randperm(self.count, generator=torch.Generator().manual_seed(mixed)).tolist()
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        yield from torch.randperm(self.count, generator=generator).tolist()
 
 
 def make_data_loader(
