@@ -7,7 +7,6 @@
 
 import argparse
 import ast
-import json
 import os
 import sys
 import threading
@@ -21,6 +20,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from alexnet_cifar10.checkpoints import Run
 from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.environment import runs_root
 from alexnet_cifar10.parameters import ParameterError, check_parameters
@@ -166,11 +166,11 @@ def print_summary(seconds: dict[str, float], output_folder: Path, epochs_are_our
     print(f"\nThe executed notebooks: {shown(output_folder)}{os.sep}")
     if TRAINING not in seconds:
         return
-    run = runs_root() / (runs_root() / "latest").read_text(encoding="utf-8").strip()
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    run = Run(runs_root() / (runs_root() / "latest").read_text(encoding="utf-8").strip())
+    record = run.read_record()
     result, data = record["result"], record["data"]
     print(
-        f"The training run: {shown(run)}{os.sep}\n"
+        f"The training run: {shown(run.path)}{os.sep}\n"
         f"Best validation accuracy: {result['best_valid_accuracy']:.3f}, in epoch {result['best_epoch']} of "
         f"{result['epochs']}, on {data['label']}, seed {record['seed']}."
     )

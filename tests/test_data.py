@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ def records():
     }
 
 
+def write_files(folder, contents, root):
+    folder = root / folder
+    folder.mkdir(parents=True)
+    for file, content in contents.items():
+        (folder / file).write_bytes(content)
+    return folder
+
+
 @pytest.fixture
 def binary_version(records, monkeypatch):
     """Write the binary version of `records` into a folder; these files count as the official ones."""
@@ -57,14 +66,7 @@ def binary_version(records, monkeypatch):
     digests = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
     monkeypatch.setattr(data, "BINARY_SHA256", digests)
 
-    def write(root):
-        folder = root / "cifar-10-batches-bin"
-        folder.mkdir(parents=True)
-        for file, content in contents.items():
-            (folder / file).write_bytes(content)
-        return folder
-
-    return write
+    return partial(write_files, "cifar-10-batches-bin", contents)
 
 
 @pytest.fixture
@@ -80,14 +82,7 @@ def python_version(records, monkeypatch):
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
 
-    def write(root):
-        folder = root / "cifar-10-batches-py"
-        folder.mkdir(parents=True)
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)
-        return folder
-
-    return write
+    return partial(write_files, "cifar-10-batches-py", contents)
 
 
 @pytest.fixture(params=["binary_version", "python_version"])
