@@ -80,9 +80,9 @@ def test_history_comes_back_to_the_last_bit(tmp_path):
 
 
 def test_the_record_is_json_in_utf8(tmp_path):
-    Run(tmp_path).write_record({"name": "학습", "loss": 0.25})
-    assert json.loads((tmp_path / "run.json").read_bytes().decode("utf-8")) == {"name": "학습", "loss": 0.25}
-    assert Run(tmp_path).read_record()["name"] == "학습"
+    record = {"run_name": "학습", "started": "2024-01-01T00:00:00+00:00", "data": {"dataset": "CIFAR-10"}, "loss": 0.25}
+    Run(tmp_path).write_record(record)
+    assert json.loads((tmp_path / "run.json").read_bytes().decode("utf-8")) == record == Run(tmp_path).read_record()
 
 
 # --- whole or absent ----------------------------------------------------------------------------------------------
@@ -141,6 +141,11 @@ def damage_in_the_middle(content):
     return content[:start] + bytes(200) + content[start + 200 :]
 
 
+def one_bit_flipped(content):
+    middle = len(content) // 2  # in the weights: they would load, and one of them would be wrong
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 UNREADABLE = {
     "empty": lambda weights, trap: b"",
     "text": lambda weights, trap: "이것은 모델이 아닙니다\n".encode(),
@@ -148,6 +153,7 @@ UNREADABLE = {
     "truncated": lambda weights, trap: saved(weights)[:-1000],
     "first half": lambda weights, trap: saved(weights)[: 9 * 2**20],
     "damaged": lambda weights, trap: damage_in_the_middle(saved(weights)),
+    "one bit flipped": lambda weights, trap: one_bit_flipped(saved(weights)),
     "zip of something else": lambda weights, trap: zip_of_something_else(),
     "crafted pickle": lambda weights, trap: pickle.dumps(trap, protocol=2),
     "crafted checkpoint": lambda weights, trap: saved({**weights, "linear2.bias": trap}),
@@ -275,7 +281,7 @@ def test_folders_that_are_no_runs_are_passed_over_and_refused_by_name(record, ma
     if record is not None:
         (foreign / "run.json").write_text(record)
     assert find_run("CIFAR-10") == ours
-    with pytest.raises(CheckpointError, match=r"run_name = 'foreign': its run\.json"):
+    with pytest.raises(CheckpointError, match=r"the run 'foreign': its run\.json.* is missing or damaged"):
         find_run("CIFAR-10", "foreign")
 
 

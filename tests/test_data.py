@@ -16,7 +16,7 @@ from torchvision.transforms import ToTensor
 
 from alexnet_cifar10 import data
 from alexnet_cifar10.data import DataError, load_images, stratified_split
-from alexnet_cifar10.download import ARCHIVES, Download, DownloadError
+from alexnet_cifar10.download import ADDRESS_FILE, ARCHIVES, Download, DownloadError
 
 TRAINING_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 PER_FILE = 20
@@ -264,7 +264,9 @@ def test_what_is_not_there_is_downloaded_into_the_first_folder(
 
     def download(root, *, archives, report):
         asked.append((root, list(archives)))
-        return Download(python_version(root), "https://example.org/cifar", archives[0].name, archives[0].digest)
+        folder = python_version(root)
+        (folder / ADDRESS_FILE).write_text("https://example.org/cifar\n")
+        return Download(folder, "https://example.org/cifar", archives[0].name, archives[0].digest)
 
     monkeypatch.setattr(data, "download_cifar10", download)
     for _ in range(2):

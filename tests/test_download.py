@@ -27,7 +27,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_cifar10 import download
-from alexnet_cifar10.download import Archive, Download, DownloadError, Limits, download_cifar10
+from alexnet_cifar10.download import ADDRESS_FILE, Archive, Download, DownloadError, Limits, download_cifar10
 
 SOURCE = Path(download.__file__).parents[1]
 QUICK = Limits(connect=2, answer=5, read=1, window=1, floor=1_000, backoff=0.01, retry_after=2)
@@ -228,7 +228,8 @@ def left(root: Path) -> set[str]:
     return {path.name for path in root.iterdir()} - {".cifar10.lock"}
 
 
-def assert_complete(root: Path, done: Download, source: Mirror | None) -> None:
+def assert_complete(root: Path, done: Download, source: Mirror | None, before: Mirror | None = None) -> None:
+    """All is there, fetched now from `source`, or already fetched from the mirror `before`."""
     assert done == Download(
         folder=root / "cifar-10-batches-bin",
         url=f"{source.base}/{ARCHIVE.name}" if source else "",
@@ -236,7 +237,9 @@ def assert_complete(root: Path, done: Download, source: Mirror | None) -> None:
         digest=ARCHIVE.digest,
     )
     assert left(root) == {"cifar-10-batches-bin"}
-    assert {path.name: path.read_bytes() for path in done.folder.iterdir()} == FILES
+    mirror = source or before
+    address = {ADDRESS_FILE: f"{mirror.base}/{ARCHIVE.name}\n".encode()} if mirror else {}
+    assert {path.name: path.read_bytes() for path in done.folder.iterdir()} == FILES | address
 
 
 def part_of(root: Path) -> Path:
@@ -854,4 +857,4 @@ def test_two_processes_at_once(tmp_path: Path, mirrors) -> None:
     assert f"DONE {ARCHIVE.folder} {mirror.base}" in output(first)
     assert f"DONE {ARCHIVE.folder} \n" in output(second)
     assert mirror.ranges == [None] and mirror.sent == SIZE
-    assert_complete(tmp_path, fetch(tmp_path, mirror), None)
+    assert_complete(tmp_path, fetch(tmp_path, mirror), None, before=mirror)

@@ -1,5 +1,6 @@
 """Where the code runs: folders, device, seeds, and what a run writes down about the machine."""
 
+import os
 import random
 import subprocess
 
@@ -11,6 +12,7 @@ from alexnet_cifar10 import environment
 from alexnet_cifar10.environment import (
     available_devices,
     describe_machine,
+    deterministic,
     git_commit,
     is_smoke_run,
     pick_device,
@@ -175,3 +177,17 @@ def test_the_commit_says_when_the_code_differs_from_it(project, monkeypatch):
     assert git_commit() == git("rev-parse", "HEAD")
     code.write_text("x = 2\n")
     assert git_commit() == git("rev-parse", "HEAD") + "+changes"
+
+
+def test_a_cuda_device_uses_deterministic_algorithms_inside_and_what_it_used_before_outside():
+    def flags():
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    before = flags()
+    with deterministic(torch.device("cpu")):
+        assert flags() == before
+    with pytest.raises(ZeroDivisionError), deterministic(torch.device("cuda")):
+        assert flags() == (True, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"], "PyTorch refuses to multiply matrices without it"
+        raise ZeroDivisionError
+    assert flags() == before

@@ -378,6 +378,22 @@ def test_what_is_validated_does_not_change_what_is_learnt(start, two_epochs):
     assert other.last_checkpoint.read_bytes() == two_epochs.last_checkpoint.read_bytes()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_command_gives_the_same_bytes_on_cuda(digits, runs):
+    cuda = torch.device("cuda")
+
+    def twice(name):
+        seed_everything(42)
+        model = AlexNet().to(cuda)
+        loaders = (
+            DeviceLoader(digits.train, range(400), batch_size=16, device=cuda, shuffle=True),
+            DeviceLoader(digits.train, range(400, 500), batch_size=50, device=cuda),
+        )
+        return train(model, *loaders, replace(CLASSIC, epochs=2), provenance=digits.provenance, run_name=name)
+
+    assert_identical(twice("first"), twice("second"))
+
+
 # --- a run that stops and goes on ---------------------------------------------------------------------------------
 
 
@@ -456,13 +472,25 @@ def test_more_epochs_go_on_and_tensorboard_has_no_point_twice(start, uninterrupt
         assert [event.value for event in events] == pytest.approx([row[column] for row in history])
 
 
-def test_a_finished_run_that_is_resumed_does_nothing_and_says_so(start, capsys):
+def test_the_record_keeps_what_a_run_was_begun_with_and_says_where_it_went_on(start, monkeypatch):
+    began = start(small_model(), epochs=1).read_record()
+    monkeypatch.setattr(training, "git_commit", lambda: "another commit")
+    record = start(small_model(), epochs=3, resume=True).read_record()
+    assert all(record[key] == began[key] for key in ("started", "machine", "versions", "git_commit", "seed"))
+    assert record["recipe"]["epochs"] == 3 and record["result"]["epochs"] == 3
+    (resumed,) = record["resumed"]
+    assert resumed["epoch"] == 2 and resumed["git_commit"] == "another commit"
+    assert set(resumed) == {"epoch", "started", "device", "machine", "threads", "versions", "git_commit"}
+
+
+def test_a_finished_run_that_is_resumed_does_nothing_and_says_so(start, monkeypatch, capsys):
     run = start(epochs=2)
-    before, result = contents(run), run.read_record()["result"]
+    before, record = contents(run), (run.path / "run.json").read_bytes()
     capsys.readouterr()
+    monkeypatch.setattr(training, "git_commit", lambda: "another commit")
     model = AlexNet()
     start(model, epochs=2, resume=True)
-    assert contents(run) == before and run.read_record()["result"] == result
+    assert contents(run) == before and (run.path / "run.json").read_bytes() == record
     assert "Finished (all its epochs are done)" in capsys.readouterr().out
     last = load_checkpoint(run.last_checkpoint)
     assert all(torch.equal(last[key], value) for key, value in model.state_dict().items()), "the cells below have it"
@@ -534,8 +562,9 @@ def test_resume_without_a_name_goes_on_with_the_newest_run(start, kept):
     assert run.name == "newer" and len(run.read_history()) == 2
 
 
-def test_resume_starts_a_run_that_does_not_exist_yet(start):
+def test_resume_starts_a_run_that_does_not_exist_yet_and_says_so(start, capsys):
     assert len(start(small_model(), resume=True).read_history()) == 1
+    assert "There is no run 'run' to go on with: it begins now." in capsys.readouterr().out
 
 
 def test_leftovers_of_a_process_that_was_killed_while_it_wrote_are_cleaned_up(start, kept):
@@ -553,6 +582,25 @@ def test_a_state_that_is_damaged_is_refused_and_left_alone(start, kept):
     with pytest.raises(CheckpointError, match="training_state.pt cannot be loaded"):
         start(small_model(), epochs=2, resume=True)
     assert contents(run) == before
+
+
+def test_a_record_that_is_damaged_is_refused_and_the_files_are_left_alone(start, kept):
+    run, before = kept
+    (run.path / "run.json").write_text('{"run_name": "run", "sta')
+    with pytest.raises(CheckpointError, match=r"the run 'run': its run\.json.* is missing or damaged"):
+        start(small_model(), epochs=2, resume=True)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("kind", ["a checkpoint", "of another network"])
+def test_a_state_of_something_else_is_refused_in_words(kind, start, kept):
+    run, _ = kept
+    if kind == "a checkpoint":
+        run.training_state.write_bytes(run.best_checkpoint.read_bytes())
+    model = small_model() if kind == "a checkpoint" else nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    with pytest.raises(CheckpointError, match="is not the state of this network's training") as refusal:
+        start(model, epochs=2, resume=True)
+    assert "another run_name" in str(refusal.value)
 
 
 def test_a_run_says_one_line_an_epoch_and_nothing_is_written_over(start, capsys):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,16 @@ class Run:
         return history.exists() and len(history.read_bytes().splitlines()) > 1
 
     def read_record(self) -> dict[str, Any]:
-        """`run.json`: recipe, seed, data, machine, versions, result."""
-        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        """`run.json`: recipe, seed, data, machine, versions, result. Raises `CheckpointError` if it is not that."""
+        try:
+            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            _ = record["data"]["dataset"], record["started"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the run {self.name!r}: its run.json, which says what was trained on what, is missing or damaged "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         write_text(self.path / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -103,29 +112,25 @@ def find_run(dataset: str, name: str | None = None) -> Run | None:
         if not run.best_checkpoint.exists():
             names = ", ".join(sorted(r.name for r in _all_runs())) or "none yet"
             raise CheckpointError(f"run_name = {name!r}: there is no such run. Runs: {names}.")
-        trained_on = _dataset_of(run)
-        if trained_on is None:
-            raise CheckpointError(f"run_name = {name!r}: its run.json, which says on what data, is missing or damaged.")
-        if trained_on != dataset:
+        if (trained_on := run.read_record()["data"]["dataset"]) != dataset:
             raise CheckpointError(
                 f"run_name = {name!r}: this run was trained on {trained_on}, but the data loaded here is {dataset}. "
                 "Set data or run_name so that they match."
             )
         return run
-    started = [(run.read_record()["started"], run) for run in _all_runs() if _dataset_of(run) == dataset]
-    return max(started, key=lambda pair: pair[0])[1] if started else None
+    started: dict[str, Run] = {}
+    for run in _all_runs():
+        try:
+            record = run.read_record()
+        except CheckpointError:  # not a folder of ours
+            continue
+        if record["data"]["dataset"] == dataset:
+            started[record["started"]] = run
+    return started[max(started)] if started else None
 
 
 def _all_runs() -> list[Run]:
     return [Run(path.parent) for path in runs_root().glob("*/best_checkpoint.pth")]
-
-
-def _dataset_of(run: Run) -> str | None:
-    try:
-        record = run.read_record()
-        return record["data"]["dataset"] if record["started"] else None
-    except (OSError, ValueError, KeyError, TypeError):  # not a folder of ours
-        return None
 
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -158,9 +163,18 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Load what `save_state` wrote, onto the CPU. Only tensors and plain values are read: no code runs."""
+    """Load what `save_state` wrote, onto the CPU. Only tensors and plain values are read: no code runs.
+
+    Raises `CheckpointError` for a file that is not there, is of another kind, or has a single bit changed.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
+        if zipfile.is_zipfile(content):  # not so what PyTorch wrote before 1.6
+            with zipfile.ZipFile(content) as archive:
+                if damaged := archive.testzip():  # PyTorch writes checksums, and does not look at them
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        content.seek(0)
+        return torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist.") from error
     except Exception as error:  # a damaged file raises nearly anything: RuntimeError, EOFError, KeyError, ...

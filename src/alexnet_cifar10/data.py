@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.functional import to_tensor
 
-from alexnet_cifar10.download import ARCHIVES, DownloadError, download_cifar10
+from alexnet_cifar10.download import ADDRESS_FILE, ARCHIVES, DownloadError, download_cifar10
 from alexnet_cifar10.environment import is_smoke_run, project_root
 
 __all__ = ["SOURCES", "DataError", "ImageDataset", "ImageSet", "Provenance", "load_images", "stratified_split"]
@@ -48,9 +48,6 @@ BINARY_SHA256 = {
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 RECORD_BYTES = 1 + 3 * 32 * 32
-
-# Beside the files that were downloaded: the address that they came from.
-ADDRESS_FILE = "downloaded_from.txt"
 
 # Copies that are known not to be official, by SHA-256: what is different in them.
 KNOWN_COPIES = {
@@ -168,12 +165,10 @@ def load_images(source: str = "auto") -> ImageSet:
     # a folder that is there and cannot be used is left alone: the other archive unpacks to another one
     missing = [archive for archive in ARCHIVES if not (root / archive.folder).exists()]
     try:
-        download = download_cifar10(root, archives=missing, report=partial(print, flush=True))
+        download_cifar10(root, archives=missing, report=partial(print, flush=True))
     except DownloadError as error:
         tried.extend(error.reasons)
     else:
-        if download.url:
-            (download.folder / ADDRESS_FILE).write_text(f"{download.url}\n", encoding="utf-8")
         if images := _find_cifar10(name, root, tried):
             return images
     if source == "cifar10":

@@ -9,6 +9,7 @@ import email.utils
 import errno
 import hashlib
 import http.client
+import io
 import os
 import re
 import shutil
@@ -22,12 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from filelock import AcquireReturnProxy, FileLock, Timeout
+
+# Beside the files that were downloaded: the address that they came from.
+ADDRESS_FILE = "downloaded_from.txt"
 
 Report = Callable[[str], None]
 
@@ -398,16 +402,22 @@ def _unpack(file: BinaryIO, archive: Archive, root: Path, url: str, report: Repo
                 # Python 3.11.2, which Debian 12 ships, has no extraction filters; this is stricter than "data"
                 if not member.isreg() or not re.fullmatch(rf"{archive.folder}/\w[\w.-]*", member.name):
                     raise tarfile.TarError(f"{member.name!r} is not a plain file in {archive.folder}/")
-                with (target / member.name.rpartition("/")[2]).open("wb") as extracted:
-                    shutil.copyfileobj(tar.extractfile(member), extracted)
-                    extracted.flush()
-                    os.fsync(extracted.fileno())  # or the name could reach the disk before the bytes
+                _write(target / member.name.rpartition("/")[2], tar.extractfile(member))
+        if url:
+            _write(target / ADDRESS_FILE, io.BytesIO(f"{url}\n".encode()))
         target.rename(root / archive.folder)
     except tarfile.TarError as error:
         raise DownloadError(f"{archive.name}: the digest is right, but it cannot be unpacked: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Download(root / archive.folder, url, archive.name, archive.digest)
+
+
+def _write(path: Path, content: IO[bytes]) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # or the folder's name could reach the disk before these bytes
 
 
 def _disk_reason(error: OSError, root: Path, archives: Sequence[Archive]) -> str:

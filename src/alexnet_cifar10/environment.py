@@ -4,15 +4,21 @@ import os
 import platform
 import random
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+# cuBLAS gives the same bits again only with this set, and reads it when it is first used
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 __all__ = [
     "available_devices",
     "describe_machine",
+    "deterministic",
     "epoch_seed",
     "git_commit",
     "is_smoke_run",
@@ -87,6 +93,22 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Let a CUDA device use only algorithms that give the same bits each time; elsewhere they are used anyway."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it would choose an algorithm by its speed in a short trial
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def versions() -> dict[str, str]:

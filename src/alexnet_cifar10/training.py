@@ -19,10 +19,19 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from alexnet_cifar10.checkpoints import Run, find_run, load_state, save_checkpoint, save_state, write_text
+from alexnet_cifar10.checkpoints import (
+    CheckpointError,
+    Run,
+    find_run,
+    load_state,
+    save_checkpoint,
+    save_state,
+    write_text,
+)
 from alexnet_cifar10.data import ImageSet, Provenance, stratified_split
 from alexnet_cifar10.environment import (
     describe_machine,
+    deterministic,
     git_commit,
     is_smoke_run,
     runs_root,
@@ -131,10 +140,11 @@ def train(
     After each epoch the folder holds the best and the last checkpoint, the history and all that resuming needs. An
     interrupt (Ctrl-C, the stop button) ends training at the next batch; what the completed epochs gave stays.
     With `resume`, a run that exists goes on after its last completed epoch as if it had never stopped: to the last bit
-    the same numbers, on the same machine with the same versions and number of threads.
+    the same numbers, on the same machine with the same versions and number of threads. Nothing is promised for others.
 
     Raises `TrainingError` when the run exists and `resume` is False, when the run to resume was another one, when
-    another process trains into its folder, or when a loss is not finite.
+    another process trains into its folder, or when a loss is not finite; and `CheckpointError` when a file of the run
+    is damaged, or cannot be written.
     """
     train_images = len(train_loader.sampler)
     if recipe.epochs < 1:
@@ -158,21 +168,24 @@ def train(
         "valid_images": len(valid_loader.sampler),
     }
     run = _name_run(run_name, settings, resume)
-    with _only_process(run):
+    with _only_process(run), deterministic(device):
         if run.training_state.exists():
             _refuse_unless_same(run, settings, resume)
-            state = load_state(run.training_state)
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-            monitor, history = Monitor(**state["monitor"]), state["history"]
+            monitor, history = _load_training_state(run, parts)
         elif run.has_epochs():
             raise TrainingError(
                 f"the run {run.name!r} exists, and it is not overwritten. It cannot go on either, for its "
                 f"{run.training_state.name} is not there: train under another run_name."
             )
-        log = _RunLog(run, settings, history, device)
+        elif resume:
+            print(f"There is no run {run.name!r} to go on with: it begins now.")
+
+        def done() -> bool:
+            return len(history) >= recipe.epochs or monitor.should_stop
+
+        log = _RunLog(run, settings, history, device, done())
         try:
-            while len(history) < recipe.epochs and not monitor.should_stop:
+            while not done():
                 epoch = len(history) + 1
                 seed_everything(seed, epoch)  # an epoch's order of images and dropout depend on these two alone
                 if hasattr(train_loader.sampler, "set_epoch"):
@@ -237,9 +250,9 @@ def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> Non
         )
 
     def flat(record: dict[str, Any]) -> dict[str, Any]:
-        data = {"data": record["data"]["dataset"], "digests of the data": record["data"]["digests"]}
-        counts = {key: record[key] for key in ("seed", "train_images", "valid_images")}
-        return {**record["recipe"], **data, **counts, "epochs": None}
+        data = {"data": record["data"]["dataset"], "digests of the data": record["data"].get("digests")}
+        counts = {key: record.get(key) for key in ("seed", "train_images", "valid_images")}
+        return {**record.get("recipe", {}), **data, **counts, "epochs": None}
 
     was, now = flat(run.read_record()), flat(settings)
     changed = [f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key]]
@@ -248,6 +261,20 @@ def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> Non
             f"the run {run.name!r} cannot be resumed with other settings: {'; '.join(changed)}. Set them back, or "
             "train anew under another run_name."
         )
+
+
+def _load_training_state(run: Run, parts: dict[str, Any]) -> tuple[Monitor, list[dict[str, float]]]:
+    """Put model, optimiser and schedule where the run stood; return its monitor and history."""
+    state = load_state(run.training_state)
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return Monitor(**state["monitor"]), list(state["history"])
+    except Exception as error:  # of another program, or of another network: KeyError, TypeError, RuntimeError, ...
+        raise CheckpointError(
+            f"{run.training_state} is not the state of this network's training ({type(error).__name__}: {error}). "
+            "Go on with the network that it was saved from, or train anew under another run_name."
+        ) from error
 
 
 @contextmanager
@@ -275,24 +302,28 @@ def _only_process(run: Run) -> Iterator[None]:
 class _RunLog:
     """What a run says about itself while it trains: progress lines, history.csv, run.json, TensorBoard."""
 
-    def __init__(self, run: Run, settings: dict[str, Any], history: list[dict[str, float]], device: torch.device):
+    def __init__(
+        self, run: Run, settings: dict[str, Any], history: list[dict[str, float]], device: torch.device, done: bool
+    ) -> None:
         self.run = run
         self.epochs: int = settings["recipe"]["epochs"]
         self.train_images: int = settings["train_images"]
         self.valid_images: int = settings["valid_images"]
-        self.record = {
-            "run_name": run.name,
-            "status": "running",
+        here_and_now = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            **settings,
             "device": device.type,
             "machine": describe_machine(device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "git_commit": git_commit(),
         }
-        if history:
-            self.record["started"] = run.read_record()["started"]
+        if not history:
+            self.record = {"run_name": run.name, "status": "running", **settings, **here_and_now}
+        else:
+            self.record = run.read_record()
+            if not done:  # it goes on: with more epochs, or on another machine, or with other versions
+                resumed = [*self.record.get("resumed", []), {"epoch": len(history) + 1, **here_and_now}]
+                self.record |= {"status": "running", **settings, "resumed": resumed}
         for leftover in run.path.glob(".*.partial"):  # of a process that was killed while it wrote
             leftover.unlink()
         run.write_record(self.record)
@@ -348,7 +379,7 @@ class _RunLog:
         self.run.write_history(history)  # once more: an interrupt may have come before it was written
         self._write_result(status, history, monitor)
         result = self.record["result"]
-        epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+        epochs = _epochs(len(history))
         self.show(f"{epochs} in {_duration(result['seconds'])}")
         best = ""
         if history:
@@ -394,6 +425,10 @@ class _RunLog:
         self.run.write_record(self.record)
 
 
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -419,7 +454,7 @@ def find_or_train_run(images: ImageSet, device: torch.device, run_name: str | No
     train_indices, valid_indices = train_indices[:4000], valid_indices[:1000]
     recipe = choose_recipe("classic", epochs=None if is_smoke_run() else 2)
     print(
-        f"There is no run on {images.provenance.dataset} yet, so a short one is trained now ({recipe.epochs} epochs, "
+        f"There is no run on {images.provenance.dataset} yet, so a short one is trained now ({_epochs(recipe.epochs)}, "
         f"{len(train_indices)} images): enough to go on, not to be good. For a real one, run 04_train."
     )
     seed_everything(42)
