@@ -18,8 +18,8 @@ STAGES = {
     "conv_block3": "conv 3x3, 384\nBatchNorm\ndropout, ReLU",
     "conv_block4": "conv 3x3, 384\nBatchNorm\ndropout, ReLU",
     "conv_block5": "conv 3x3, 256\nBatchNorm, dropout\nReLU, max-pool",
-    "linear1": "flatten to 2304\ndropout, linear",
-    "linear2": "BatchNorm\ndropout, ReLU\nlinear",
+    "linear1": "flatten to 2304\ndropout, linear\nBatchNorm",
+    "linear2": "dropout, ReLU\nlinear",
 }
 
 
@@ -33,7 +33,7 @@ def shapes_and_counts() -> list[tuple[str, tuple[int, ...], int]]:
     with torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
     counts = {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in STAGES}
-    counts["linear2"] += sum(p.numel() for p in model.batch_norm.parameters())
+    counts["linear1"] += sum(p.numel() for p in model.batch_norm.parameters())
     return [("image", (3, 32, 32), 0)] + [(name, found[name], counts[name]) for name in STAGES]
 
 

@@ -99,15 +99,104 @@ def small_or_large(kernel, channels):
 def channel_means(features):
     return features.mean(dim=(1, 2))  # over channels and height, not over height and width
 """,
+    "cross_entropy_by_hand": """
+import torch
+
+
+def cross_entropy_by_hand(logits, labels):
+    probabilities = logits.exp() / logits.exp().sum(dim=1, keepdim=True)  # overflows
+    return -probabilities[torch.arange(len(labels)), labels].log().mean()
+""",
+    "stopping_epoch": """
+def stopping_epoch(valid_losses, patience):
+    waited = 0
+    for epoch in range(1, len(valid_losses)):
+        waited = waited + 1 if valid_losses[epoch] > valid_losses[epoch - 1] else 0  # than the epoch before
+        if waited > patience:
+            return epoch + 1
+    return 0
+""",
+    "momentum_step": """
+def momentum_step(weight, gradient, velocity, learning_rate, momentum):
+    return {"weight": weight - learning_rate * velocity, "velocity": momentum * velocity + gradient}  # the old one
+""",
+    "rate_at": """
+def rate_at(step, peak, warm_up, total):
+    return peak * step / warm_up if step < warm_up else peak * (total - step) / total  # from another height
+""",
+    "top_k_accuracy": """
+def top_k_accuracy(probabilities, labels, k):
+    best = probabilities.argsort(axis=1)[:, :k]  # the least probable ones come first
+    return (best == labels[:, None]).any(axis=1).mean()
+""",
+    "precision": """
+def precision(confusion):
+    return confusion.diagonal() / confusion.sum(axis=1)  # by rows: that is the recall
+""",
+    "wilson_interval": """
+def wilson_interval(correct, n):
+    share = correct / n
+    reach = 2 * (share * (1 - share) / n) ** 0.5  # the simple interval
+    return share - reach, share + reach
+""",
+    "sign_test": """
+import math
+
+
+def sign_test(right_a, right_b):
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    m, few = only_a + only_b, min(only_a, only_b)
+    return sum(math.comb(m, k) for k in range(few + 1)) / 2**m  # one side only
+""",
+    "best_temperature": """
+def best_temperature(logits, labels, temperatures):
+    return max(temperatures, key=lambda t: ((logits / t).argmax(dim=1) == labels).sum().item())
+""",
+    "count_bytes": """
+def count_bytes(state_dict):
+    return sum(4 * tensor.numel() for tensor in state_dict.values())  # as if all were float32
+""",
+    "strip_prefix": """
+def strip_prefix(state_dict, prefix):
+    return {key.lstrip(prefix): tensor for key, tensor in state_dict.items()}  # letters, not the prefix
+""",
+    "differences": """
+def differences(a, b):
+    return {key: (b[key] - a[key]).max().item() for key in a if not (a[key] == b[key]).all()}  # without its sign
+""",
+    "through_half": """
+def through_half(state_dict):
+    return {key: tensor.half().to(tensor.dtype) for key, tensor in state_dict.items()}  # counters as well
+""",
+    "average": """
+def average(a, b):
+    return {key: ((a[key] + b[key]) / 2).to(a[key].dtype) for key in a}  # counters as well
+""",
 }
 
 
 @pytest.mark.parametrize(("name", "stub", "solution"), list(exercises()))
 def test_solution_passes_and_stub_and_mistake_do_not(name, stub, solution, capsys):
     assert verdict(name, solution, capsys).startswith("Right: ")
-    assert verdict(name, stub, capsys) == f"Not yet: {name} returns nothing so far."
+    assert verdict(name, stub, capsys) == f"Not yet: {name} returns nothing so far. (To print is not to return.)"
     refusal = verdict(name, WRONG[name], capsys)
     assert refusal.startswith("Not yet: ") and "raised" not in refusal
+
+
+def test_a_function_that_changes_its_arguments_is_told_so(capsys):
+    in_place = """
+def momentum_step(weight, gradient, velocity, learning_rate, momentum):
+    velocity.mul_(momentum).add_(gradient)
+    return {"weight": weight.sub_(learning_rate * velocity), "velocity": velocity}
+"""
+    assert "changed what it was given" in verdict("momentum_step", in_place, capsys)
+
+
+def test_a_wrong_type_is_named_without_a_hint_about_values(capsys):
+    answer = "def group_split(groups, fraction): return [2], [0]"
+    assert verdict("group_split", answer, capsys).endswith(
+        "gave a tuple; return a dictionary with the keys ['train', 'valid']."
+    )
 
 
 def test_another_name_and_an_error_are_said_in_words(capsys):

@@ -1,6 +1,7 @@
 """The checks of the notebooks' exercises. They say in words what is not right yet, and never stop a notebook."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,29 +30,42 @@ def _verdict(answer: Callable[..., Any]) -> str:
         return f"There is no exercise called {name}; keep the name that the exercise gives."
     for case in _CASES[name]():
         call = f"{name}({', '.join(map(_short, case.arguments))})"
+        arguments = deepcopy(case.arguments)
         try:
-            given = answer(*case.arguments)
+            given = answer(*arguments)
         except Exception as error:  # whatever the reader wrote
             return f"Not yet: {call} raised {type(error).__name__}: {error}"
         if given is None or given is ...:
-            return f"Not yet: {name} returns nothing so far."
-        difference = _difference(given, case.expected)
-        if difference:
+            return f"Not yet: {name} returns nothing so far. (To print is not to return.)"
+        if kind := _wrong_kind(given, case.expected):  # the hint is about values
+            return f"Not yet: {call} {kind}"
+        if difference := _difference(given, case.expected):
             return f"Not yet: {call} {difference} {case.hint}"
+        if any(_difference(after, before) for after, before in zip(arguments, case.arguments, strict=True)):
+            return f"Not yet: the answer to {call} is right, but {name} changed what it was given; make new values."
     return f"Right: {name} does what it should."
+
+
+def _wrong_kind(given: Any, expected: Any) -> str:
+    """What is wrong with the type of a value, in words; "" if nothing is."""
+    for kind, name in ((dict, "a dictionary"), (Tensor, "a tensor"), (np.ndarray, "an array")):
+        if isinstance(expected, kind) and not isinstance(given, kind):
+            keys = f" with the keys {_short(list(expected))}" if kind is dict else ""
+            return f"gave a {type(given).__name__}; return {name}{keys}."
+    return ""
 
 
 def _difference(given: Any, expected: Any) -> str:
     """What is wrong with a value, in words; "" if nothing is."""
+    if kind := _wrong_kind(given, expected):
+        return kind
     if isinstance(given, Tensor):
         given = given.detach()
     if isinstance(expected, dict):
-        if not isinstance(given, dict) or given.keys() != expected.keys():
+        if given.keys() != expected.keys():
             return f"should have the keys {_short(list(expected))}."
         return next((f"[{k!r}] {d}" for k in expected if (d := _difference(given[k], expected[k]))), "")
     if isinstance(expected, Tensor | np.ndarray):
-        if not isinstance(given, type(expected)):
-            return f"gave a {type(given).__name__}, not a {type(expected).__name__}."
         if tuple(given.shape) != tuple(expected.shape):
             return f"gave the shape {tuple(given.shape)}, not {tuple(expected.shape)}."
         if given.dtype != expected.dtype:
@@ -63,7 +77,8 @@ def _difference(given: Any, expected: Any) -> str:
         if numbers.shape == wanted.shape and np.allclose(numbers, wanted, rtol=1e-4, atol=1e-6):
             return ""
     except (TypeError, ValueError):  # not numbers
-        pass
+        if given == expected:
+            return ""
     if _short(given) == _short(expected):
         return "has the right shape, but other values than it should."
     return f"gave {_short(given)}, not {_short(expected)}."
@@ -71,6 +86,8 @@ def _difference(given: Any, expected: Any) -> str:
 
 def _short(value: Any) -> str:
     """A value in a few words: long arrays by their shape."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Tensor | np.ndarray):
         text = repr(value.tolist())
         return text if len(text) <= 60 else f"{type(value).__name__} {tuple(value.shape)}"
@@ -103,6 +120,7 @@ def _leaked() -> list[_Case]:
         _Case((some, elsewhere), 2, "A copy may stand at any place: look for each validation image among all others."),
         _Case((some, others), 0, "These sets have no image in common."),
         _Case((some, some[[5, 5, 1]]), 3, "Count validation images; one that is there twice counts twice."),
+        _Case((some[[0, 0]], some[:1]), 1, "Count validation images, not pairs: this one is in training twice."),
         _Case((some, some[:, ::-1]), 0, "The same bytes in another order are another image."),
     ]
 
@@ -153,7 +171,7 @@ def _nearest() -> list[_Case]:
     spot = flat(100, 100, 112)
     spot[1, 0, 0] = 130  # far at one place, equal elsewhere
     return [
-        _Case((flat(10, 50, 200), flat(60)[0]), 1, "Which grey is next to 60?"),
+        _Case((flat(10, 50, 200), flat(60)[0]), 1, "Which grey is next to 60? Return its place."),
         _Case((flat(99, 116, 150), flat(100)[0]), 0, "uint8 counts from 255 back to 0: make floats first."),
         _Case((spot[1:], flat(100)[0]), 0, "All values of an image count, not only the one that differs most."),
     ]
@@ -219,6 +237,161 @@ def _channel_means() -> list[_Case]:
     return [case(2, 3, 4, 4), case(1, 5, 7, 3)]
 
 
+def _cross_entropy_by_hand() -> list[_Case]:
+    def case(logits: list[list[float]], labels: list[int], hint: str) -> _Case:
+        expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels))
+        return _Case((torch.tensor(logits), torch.tensor(labels)), expected, hint)
+
+    return [
+        case([[0.0] * 10], [3], "Ten equal logits make ten probabilities of 1/10: the loss is ln 10."),
+        case([[2.0, 1.0, -1.0], [0.5, 0.0, 3.0]], [0, 1], "Take the mean over the images, each with its own label."),
+        case([[1000.0, 0.0], [-1000.0, 1000.0]], [0, 0], "Subtract the largest logit before the exponential."),
+    ]
+
+
+def _stopping_epoch() -> list[_Case]:
+    return [
+        _Case(([1.0, 0.9, 0.95, 0.96, 0.97], 2), 5, "Epochs 3, 4 and 5 lie above epoch 2, and 3 is more than 2."),
+        _Case(([1.0, 0.5, 0.9, 0.8, 0.7, 0.6], 3), 6, "Compare with the lowest loss so far, not with the last one."),
+        _Case(([1.0, 1.1, 0.9, 1.2, 0.8], 1), 0, "Each new low starts the count anew; here it never gets above 1."),
+        _Case(([0.7, 0.7, 0.7], 0), 0, "A loss that equals the lowest is not above it."),
+    ]
+
+
+def _momentum_step() -> list[_Case]:
+    def case(learning_rate: float, momentum: float, hint: str) -> _Case:
+        weight, gradient, velocity = (torch.tensor(x) for x in ([1.0, -2.0], [0.5, 0.25], [2.0, -1.0]))
+        new = momentum * velocity + gradient
+        answer = {"weight": weight - learning_rate * new, "velocity": new}
+        return _Case((weight, gradient, velocity, learning_rate, momentum), answer, hint)
+
+    return [
+        case(0.1, 0.0, "Without momentum it is plain gradient descent, and the velocity is the gradient."),
+        case(0.1, 0.9, "The new velocity is 0.9 times the old one plus the gradient; move with the new one."),
+        case(0.5, 0.5, "The learning rate multiplies the velocity when the weight moves, not inside the velocity."),
+    ]
+
+
+def _rate_at() -> list[_Case]:
+    return [
+        _Case((0, 0.4, 10, 50), 0.0, "At the start the rate is 0."),
+        _Case((5, 0.4, 10, 50), 0.2, "Half of the warm-up: half of the peak."),
+        _Case((10, 0.4, 10, 50), 0.4, "After the warm-up it is at its peak."),
+        _Case((30, 0.4, 10, 50), 0.2, "It falls from step warm_up to step total: at 30 half of that way is done."),
+        _Case((50, 0.4, 10, 50), 0.0, "At the end it is 0 again."),
+    ]
+
+
+def _top_k_accuracy() -> list[_Case]:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.3, 0.6, 0.1], [0.25, 0.35, 0.4]])
+    labels = np.array([0, 2, 0, 0])
+    return [
+        _Case((probabilities, labels, 1), 0.5, "With k = 1 it is the accuracy: only the most probable class counts."),
+        _Case((probabilities, labels, 2), 0.75, "An image counts if its class is one of its two most probable ones."),
+        _Case((probabilities, labels, 3), 1.0, "Among all three classes, the true one is always there."),
+    ]
+
+
+def _precision() -> list[_Case]:
+    return [
+        _Case((np.array([[4, 1], [0, 5]]),), np.array([1.0, 5 / 6]), "Class 1 is the answer 6 times, right 5 times."),
+        _Case(
+            (np.array([[8, 2, 0], [1, 6, 3], [1, 0, 9]]),),
+            np.array([0.8, 0.75, 0.75]),
+            "The diagonal, divided by the sum of each column (not of each row).",
+        ),
+    ]
+
+
+def _wilson_interval() -> list[_Case]:
+    def ends(correct: int, n: int) -> tuple[float, float]:
+        middle, reach = (correct + 2) / (n + 4), 2 / (n + 4) * (correct * (n - correct) / n + 1) ** 0.5
+        return middle - reach, middle + reach
+
+    return [
+        _Case((50, 100), ends(50, 100), "The middle is (c + 2) / (n + 4), here one half; the reach is below a tenth."),
+        _Case((30, 30), ends(30, 30), "No mistake in 30 images is no proof: the lower end lies at about 0.88."),
+        _Case((0, 10), ends(0, 10), "With no right answer the lower end is 0, and the upper one is not."),
+        _Case((8700, 10_000), ends(8700, 10_000), "Divide by n + 4 outside of the root, and by n inside."),
+    ]
+
+
+def _sign_test() -> list[_Case]:
+    def case(only_a: int, only_b: int, probability: float, hint: str) -> _Case:
+        right_a = np.repeat([True, True, False, False], [5, only_a, only_b, 3])
+        right_b = np.repeat([True, False, True, False], [5, only_a, only_b, 3])
+        return _Case((right_a, right_b), probability, hint)
+
+    return [
+        case(4, 0, 2 / 2**4, "Four heads of four have 1/16; four tails are as uneven, so double it."),
+        case(1, 5, 2 * 7 / 2**6, "At most 1 of 6: that is 0 or 1, on both sides."),
+        case(3, 3, 1.0, "Nothing is more even than 3 and 3, and no probability is above 1."),
+        case(0, 0, 1.0, "If they never differ, nothing speaks against luck: 1."),
+    ]
+
+
+def _best_temperature() -> list[_Case]:
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [0.0, 4.0]])
+    one_wrong, all_right = torch.tensor([0, 1, 0, 0]), torch.tensor([0, 1, 0, 1])
+    hint = "Divide the logits by each temperature, and compare the mean cross-entropy; the accuracy stays the same."
+    return [
+        _Case((logits, one_wrong, [0.5, 1.0, 2.0, 4.0, 8.0]), 4.0, f"Too sure with one of four wrong. {hint}"),
+        _Case((logits, all_right, [4.0, 2.0, 0.5, 1.0]), 0.5, f"All right: the surer, the better. {hint}"),
+    ]
+
+
+def _count_bytes() -> list[_Case]:
+    return [
+        _Case(({"weight": torch.zeros(6)},), 24, "Six numbers of float32, with four bytes each."),
+        _Case(({"weight": torch.zeros(6), "steps": torch.tensor(7)},), 32, "A whole number of int64 takes eight."),
+        _Case(({"weight": torch.zeros(5).half()},), 10, "Ask each tensor how many bytes an element takes."),
+        _Case(({},), 0, "No tensors take no bytes."),
+    ]
+
+
+def _strip_prefix() -> list[_Case]:
+    one, two = torch.tensor([1.0]), torch.tensor([2.0])
+    return [
+        _Case(({"module.a": one, "module.b": two}, "module."), {"a": one, "b": two}, "Take the prefix off each key."),
+        _Case(({"module.model.a": one}, "module."), {"model.a": one}, "Take off the prefix, not all of its letters."),
+        _Case(({"a.module.b": one, "c": two}, "module."), {"a.module.b": one, "c": two}, "Only at the beginning."),
+    ]
+
+
+def _differences() -> list[_Case]:
+    a = {"weight": torch.tensor([1.0, 2.0]), "bias": torch.tensor([0.5]), "steps": torch.tensor(10)}
+    return [
+        _Case((a, {**a, "bias": torch.tensor([0.75])}), {"bias": 0.25}, "Only the bias differs, by 0.25."),
+        _Case((a, {**a, "weight": torch.tensor([-2.0, 2.5])}), {"weight": 3.0}, "Absolute differences; the largest."),
+        _Case((a, {**a, "steps": torch.tensor(14)}), {"steps": 4}, "Whole numbers may differ, too."),
+        _Case((a, dict(a)), {}, "If nothing differs, the dictionary is empty."),
+    ]
+
+
+def _through_half() -> list[_Case]:
+    return [
+        _Case(
+            ({"weight": torch.tensor([0.5, 0.1, 2049.0])},),
+            {"weight": torch.tensor([0.5, 0.0999755859375, 2048.0])},
+            "To float16 and back to float32: 0.1 and 2049 are rounded.",
+        ),
+        _Case(({"steps": torch.tensor(70_001)},), {"steps": torch.tensor(70_001)}, "Leave whole numbers as they are."),
+    ]
+
+
+def _average() -> list[_Case]:
+    a = {"weight": torch.tensor([1.0, 4.0]), "steps": torch.tensor(10)}
+    b = {"weight": torch.tensor([3.0, 0.0]), "steps": torch.tensor(13)}
+    return [
+        _Case(
+            (a, b),
+            {"weight": torch.tensor([2.0, 2.0]), "steps": torch.tensor(10)},
+            "The mean for floating-point tensors; whole numbers are those of a.",
+        ),
+        _Case(({"bias": torch.tensor(1.0)}, {"bias": torch.tensor(1.0)}), {"bias": torch.tensor(1.0)}, "Divide by 2."),
+    ]
+
+
 # exercise -> its cases, made only when they are asked for
 _CASES: dict[str, Callable[[], list[_Case]]] = {
     # 01_data
@@ -236,4 +409,21 @@ _CASES: dict[str, Callable[[], list[_Case]]] = {
     "convolve": _convolve,
     "small_or_large": _small_or_large,
     "channel_means": _channel_means,
+    # 04_train
+    "cross_entropy_by_hand": _cross_entropy_by_hand,
+    "stopping_epoch": _stopping_epoch,
+    "momentum_step": _momentum_step,
+    "rate_at": _rate_at,
+    # 05_evaluation
+    "top_k_accuracy": _top_k_accuracy,
+    "precision": _precision,
+    "wilson_interval": _wilson_interval,
+    "sign_test": _sign_test,
+    "best_temperature": _best_temperature,
+    # 06_save_load
+    "count_bytes": _count_bytes,
+    "strip_prefix": _strip_prefix,
+    "differences": _differences,
+    "through_half": _through_half,
+    "average": _average,
 }

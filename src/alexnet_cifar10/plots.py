@@ -7,7 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["plot_class_accuracy", "plot_confusion", "plot_history", "plot_images", "plot_probabilities"]
+__all__ = [
+    "plot_class_accuracy",
+    "plot_confusion",
+    "plot_history",
+    "plot_images",
+    "plot_probabilities",
+    "plot_reliability",
+]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 
@@ -91,4 +98,28 @@ def plot_probabilities(
     right.barh(classes, probabilities, color=[BLUE if i == predicted else GREY for i in range(len(classes))])
     right.invert_yaxis()
     right.set(xlabel="probability", xlim=(0, 1), title=f"predicted: {classes[predicted]}")
+    return figure
+
+
+def plot_reliability(counts: np.ndarray, hits: np.ndarray, sure: np.ndarray, title: str) -> Figure:
+    """Share right against mean confidence in B bins of equal width, above the number of images in each.
+
+    For each bin, [B]: the number of images, that of the right ones, and the sum of the confidences. Bins may be empty.
+    """
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(7, 5.6), sharex=True, height_ratios=(3, 1.3), layout="constrained"
+    )
+    filled = counts > 0
+    said, happened = sure[filled] / counts[filled], hits[filled] / counts[filled]
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as sure as it is right")
+    upper.vlines(said, said, happened, color=ORANGE, linewidth=2, label="gap")
+    upper.plot(said, happened, "o", color=BLUE, label="the images of a bin")
+    upper.set(ylabel="share predicted right", xlim=(0, 1), ylim=(-0.03, 1.03))
+    upper.set_title(title, fontsize=11)
+    upper.legend(loc="upper left")
+    upper.grid(alpha=0.3)
+    width = 1 / len(counts)
+    bars = lower.bar(np.arange(len(counts)) * width, counts, width, align="edge", color=BLUE, edgecolor="white")
+    lower.bar_label(bars, fontsize=8, padding=2)
+    lower.set(xlabel="confidence (probability of the predicted class)", ylabel="images", ylim=(0, 1.25 * counts.max()))
     return figure
