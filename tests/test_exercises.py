@@ -175,6 +175,41 @@ def average(a, b):
 }
 
 
+# Wrong ideas that are right in many cases.
+NEARLY_RIGHT = [
+    ("output_size", "def output_size(n, kernel, stride, padding): return (n + 2 * padding - kernel + 1) // stride"),
+    ("output_size", "def output_size(n, kernel, stride, padding): return (n - kernel) // stride + 1 + 2 * padding"),
+    ("brightest_class", "def brightest_class(data, targets): return targets[data.mean(axis=(1, 2, 3)).argmax()]"),
+    ("nearest", "def nearest(images, query): return abs(images.mean(axis=(1, 2, 3)) - query.mean()).argmin()"),
+    (
+        "to_tensor_by_hand",
+        "import torch\ndef to_tensor_by_hand(array): return torch.from_numpy(array).permute(2, 0, 1) / array.max()",
+    ),
+    (
+        "differences",
+        "def differences(a, b):\n"
+        "    apart = {key: (a[key] - b[key]).abs().max().item() for key in a}\n"
+        "    return {key: difference for key, difference in apart.items() if difference > 0.1}",
+    ),
+    (
+        "group_split",
+        "def group_split(groups, fraction):\n"
+        "    names = list(dict.fromkeys(groups))\n"
+        "    chosen = names[: max(1, round(fraction * len(names)))]\n"
+        "    sides = {'train': [], 'valid': []}\n"
+        "    for i, group in enumerate(groups):\n"
+        "        sides['valid' if group in chosen else 'train'].append(i)\n"
+        "    return sides",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "code"), NEARLY_RIGHT, ids=lambda value: value if value.isidentifier() else "")
+def test_a_wrong_idea_that_is_often_right_is_refused(name, code, capsys):
+    refusal = verdict(name, code, capsys)
+    assert refusal.startswith("Not yet: ") and "raised" not in refusal
+
+
 @pytest.mark.parametrize(("name", "stub", "solution"), list(exercises()))
 def test_solution_passes_and_stub_and_mistake_do_not(name, stub, solution, capsys):
     assert verdict(name, solution, capsys).startswith("Right: ")

@@ -103,6 +103,7 @@ def _image(seed: int) -> np.ndarray:
 
 
 def _to_tensor_by_hand() -> list[_Case]:
+    dark = _image(2) // 2
     return [
         _Case(
             (_image(seed),),
@@ -110,7 +111,7 @@ def _to_tensor_by_hand() -> list[_Case]:
             "Colour first, then height and width; values from 0 to 1.",
         )
         for seed in (0, 1)
-    ]
+    ] + [_Case((dark,), torch.from_numpy(dark).permute(2, 0, 1) / 255, "Divide by 255, also where no pixel is bright.")]
 
 
 def _leaked() -> list[_Case]:
@@ -130,6 +131,7 @@ def _stratify_by_hand() -> list[_Case]:
         _Case(([0] * 5 + [1] * 5, 0.2), [0, 5], "Each class gives a fifth of its own images, here one."),
         _Case(([1, 0, 1, 0, 1, 0, 1, 0], 0.5), [0, 1, 2, 3], "The first half of each class, sorted by index."),
         _Case(([0] * 20 + [3] * 6, 0.3), [0, 1, 2, 3, 4, 5, 20, 21], "Round the number of each class: 1.8 becomes 2."),
+        _Case(([0] * 7, 0.2), [0], "Round to the nearest: 1.4 becomes 1."),
     ]
 
 
@@ -139,6 +141,11 @@ def _group_split() -> list[_Case]:
     return [
         _Case((pairs, 0.2), {"train": [2, 3, 4, 5, 6, 7, 8, 9], "valid": [0, 1]}, "The first person alone is enough."),
         _Case((mixed, 0.25), {"train": [1, 3, 4, 6, 7], "valid": [0, 2, 5]}, "All images of a person go to one side."),
+        _Case(
+            (["ann"] * 6 + ["bob", "cem", "dia"], 0.5),
+            {"train": [6, 7, 8], "valid": [0, 1, 2, 3, 4, 5]},
+            "Count images, not persons: ann alone has more than half.",
+        ),
         _Case((mixed, 0.5), {"train": [3, 6], "valid": [0, 1, 2, 4, 5, 7]}, "Go on until there are enough images."),
     ]
 
@@ -161,6 +168,7 @@ def _brightest_class() -> list[_Case]:
         _Case((images, [2, 0, 2, 1, 2, 0]), 1, "Image 3 is by far the brightest, and its label is 1."),
         _Case((images, [0, 1, 0, 0, 0, 2]), 0, "Image 3 lifts the mean of class 0, though the others are dark."),
         _Case((images[[1, 0, 0, 5, 5, 5]], [4, 2, 2, 3, 3, 3]), 4, "Take means, not sums: many are not bright."),
+        _Case((images[[0] * 6 + [3, 1, 1]], [0] * 7 + [1, 1]), 1, "One bright image does not make its class bright."),
     ]
 
 
@@ -170,9 +178,14 @@ def _nearest() -> list[_Case]:
 
     spot = flat(100, 100, 112)
     spot[1, 0, 0] = 130  # far at one place, equal elsewhere
+    checkers = flat(100, 100)
+    checkers[0, ::2] -= 90
+    checkers[0, 1::2] += 90  # as bright as the query on average, and far from it at every place
+    checkers[1] += 10
     return [
         _Case((flat(10, 50, 200), flat(60)[0]), 1, "Which grey is next to 60? Return its place."),
         _Case((flat(99, 116, 150), flat(100)[0]), 0, "uint8 counts from 255 back to 0: make floats first."),
+        _Case((checkers, flat(100)[0]), 1, "Compare place by place, not the mean brightness."),
         _Case((spot[1:], flat(100)[0]), 0, "All values of an image count, not only the one that differs most."),
     ]
 
@@ -201,6 +214,8 @@ def _output_size() -> list[_Case]:
         _Case((32, 3, 1, 1), 32, "Add the padding on both sides, take the kernel away, and count the first place too."),
         _Case((32, 3, 2, 0), 15, "Divide by the stride and round down: a window that sticks out is left out."),
         _Case((15, 5, 1, 0), 11, "Without padding, a kernel of 5 costs 4."),
+        _Case((33, 3, 2, 0), 16, "First divide, then add the first place: 30 by 2 is 15."),
+        _Case((64, 7, 4, 3), 32 // 2, "The padding belongs to the input: add it before you divide."),
     ]
 
 
@@ -363,6 +378,7 @@ def _differences() -> list[_Case]:
     return [
         _Case((a, {**a, "bias": torch.tensor([0.75])}), {"bias": 0.25}, "Only the bias differs, by 0.25."),
         _Case((a, {**a, "weight": torch.tensor([-2.0, 2.5])}), {"weight": 3.0}, "Absolute differences; the largest."),
+        _Case((a, {**a, "bias": torch.tensor([0.501])}), {"bias": 0.001}, "A small difference is a difference."),
         _Case((a, {**a, "steps": torch.tensor(14)}), {"steps": 4}, "Whole numbers may differ, too."),
         _Case((a, dict(a)), {}, "If nothing differs, the dictionary is empty."),
     ]

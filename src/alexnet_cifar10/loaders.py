@@ -73,6 +73,7 @@ class DeviceLoader:
         chosen = np.asarray(indices)
         self.images = torch.from_numpy(dataset.data[chosen]).to(device)  # uint8 [N, 32, 32, 3]
         self.labels = torch.tensor(dataset.targets)[chosen].to(device)  # int64 [N]
+        self.scale = torch.tensor(255.0, device=device)  # CUDA would multiply by the inverse of a plain number
         self.batch_size = batch_size
         self.sampler = EpochSampler(len(chosen), seed) if shuffle else range(len(chosen))
 
@@ -83,4 +84,4 @@ class DeviceLoader:
         order = torch.tensor(list(self.sampler), device=self.images.device)
         for batch in order.split(self.batch_size):
             images = self.images[batch].permute(0, 3, 1, 2)  # uint8 [B, 3, 32, 32], channels last in memory
-            yield images.to(torch.float32).div_(255), self.labels[batch]
+            yield images.to(torch.float32).div_(self.scale), self.labels[batch]
