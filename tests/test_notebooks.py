@@ -5,13 +5,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
@@ -121,6 +125,36 @@ def test_the_epochs_asked_for_are_trained(tmp_path):
     record = json.loads((tmp_path / "zwei" / "run.json").read_text(encoding="utf-8"))
     assert record["recipe"]["batch_size"] == 64 and record["data"]["dataset"] == "handwritten digits"
     assert (tmp_path / "latest").read_text(encoding="utf-8").strip() == "zwei"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there, a kernel is interrupted by a signal")
+def test_the_stop_button_ends_training_calmly_and_the_cells_below_still_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNS_ROOT", str(tmp_path))
+    notebook = nbformat.read(ROOT / "notebooks" / "04_train.ipynb", as_version=4)
+    parameters = next(cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += '\nepochs = 1000\nrun_name = "stopped"'
+    client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    history = tmp_path / "stopped" / "history.csv"
+
+    def press_stop():  # JupyterLab's button sends the kernel this signal
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and (not history.exists() or len(history.read_text().splitlines()) < 2):
+            time.sleep(0.05)
+        os.kill(client.km.provisioner.pid, signal.SIGINT)
+
+    thread = threading.Thread(target=press_stop, daemon=True)
+    thread.start()
+    client.execute()  # raises where a cell fails
+    printed = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    assert re.search(
+        r"^Stopped: what 1 epoch gave is kept .* To go on: resume = True with run_name = 'stopped'\.$", printed, re.M
+    )
+    assert len(history.read_text().splitlines()) == 2
+    assert {path.name for path in history.parent.glob("*.p*")} == {
+        "best_checkpoint.pth",
+        "last_checkpoint.pth",
+        "training_state.pt",
+    }
 
 
 BAD = [

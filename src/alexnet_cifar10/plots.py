@@ -74,10 +74,12 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str) ->
     return figure
 
 
-def plot_class_accuracy(class_accuracy: np.ndarray, accuracy: float, classes: Sequence[str], title: str) -> Figure:
-    """One bar a class, with the accuracy over all images (0..1) as a line."""
+def plot_class_accuracy(
+    class_accuracy: np.ndarray, errors: np.ndarray, accuracy: float, classes: Sequence[str], title: str
+) -> Figure:
+    """One bar a class [C] with its error [C] to both sides, and the accuracy over all images (0..1) as a line."""
     figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
-    axis.bar(classes, class_accuracy, color=BLUE)
+    axis.bar(classes, class_accuracy, yerr=errors, color=BLUE, ecolor="black", capsize=3)
     axis.axhline(accuracy, color=ORANGE, linestyle="--", label=f"all images: {accuracy:.3f}")
     axis.set(xlabel="true class", ylabel="share predicted right", title=title, ylim=(0, 1))
     axis.tick_params(axis="x", rotation=30)
@@ -113,6 +115,10 @@ def plot_reliability(counts: np.ndarray, hits: np.ndarray, sure: np.ndarray, tit
     said, happened = sure[filled] / counts[filled], hits[filled] / counts[filled]
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as sure as it is right")
     upper.vlines(said, said, happened, color=ORANGE, linewidth=2, label="gap")
+    # two standard errors after Wilson (1927): these also hold for few images, and near 0 and 1
+    n, right = counts[filled], hits[filled]
+    middle, reach = (right + 2) / (n + 4), 2 / (n + 4) * np.sqrt(right * (n - right) / n + 1)
+    upper.vlines(said, middle - reach, middle + reach, color=BLUE, linewidth=0.8)
     upper.plot(said, happened, "o", color=BLUE, label="the images of a bin")
     upper.set(ylabel="share predicted right", xlim=(0, 1), ylim=(-0.03, 1.03))
     upper.set_title(title, fontsize=11)
