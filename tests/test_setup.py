@@ -312,7 +312,11 @@ def write_notebook(name: str, parameters: str, *cells: str) -> None:
 
 
 def test_notebooks_run_in_order_and_the_summary_names_accuracy_and_data(runner, capfd):
-    record = {"data": {"dataset": "handwritten digits", "label": "handwritten digits"}, "seed": 42}
+    record = {
+        "data": {"dataset": "handwritten digits", "label": "handwritten digits"},
+        "seed": 42,
+        "started": "2024-01-01T00:00:00+00:00",
+    }
     record["result"] = {"best_epoch": 2, "best_valid_accuracy": 0.9375, "epochs": 3}
     only_data = "assert data == 'digits' and 'epochs' not in globals()"
     write_notebook("01_data", "data = 'auto'", only_data, "print('quiet')")
