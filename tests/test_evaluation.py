@@ -1,12 +1,14 @@
 """Evaluation: its numbers against plain NumPy and scikit-learn, on answers that are made up."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 from torch import nn
 
-from alexnet_cifar10.evaluation import evaluate, predict
+from alexnet_cifar10.evaluation import evaluate, predict, wilson_interval
 
 CPU = torch.device("cpu")
 
@@ -108,3 +110,10 @@ def test_nothing_is_kept_for_gradients(batches):
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="no images to evaluate"):
         evaluate(MadeUp(), [], CPU)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 10), (30, 30), (865, 1000)])
+def test_each_end_of_wilsons_interval_lies_two_standard_errors_of_its_own_from_the_share(correct, n):
+    """That is what defines it."""
+    for end, side in zip(wilson_interval(correct, n), (1, -1), strict=True):
+        assert end + side * 2 * math.sqrt(end * (1 - end) / n) == pytest.approx(correct / n, abs=1e-9)

@@ -234,6 +234,11 @@ def test_a_wrong_type_is_named_without_a_hint_about_values(capsys):
     )
 
 
+def test_an_answer_of_quite_another_kind_is_no_error(capsys):
+    answer = "import numpy as np\ndef stratify_by_hand(targets, fraction): return np.array(['a', 'b'])"
+    assert verdict("stratify_by_hand", answer, capsys).startswith("Not yet: ")
+
+
 def test_another_name_and_an_error_are_said_in_words(capsys):
     assert "no exercise called mine" in verdict("mine", "def mine(): ...", capsys)
     name = next(iter(WRONG))

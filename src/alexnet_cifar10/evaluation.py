@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "evaluate", "predict", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,16 @@ def predict(model: nn.Module, image: Tensor) -> Tensor:
         probabilities = model(image[None].to(device)).softmax(dim=1)[0].cpu()  # [1, 10] -> [10]
     model.train(was_training)
     return probabilities
+
+
+def wilson_interval(
+    correct: float | np.ndarray, n: float | np.ndarray
+) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """Lower and upper end, 0..1, of two standard errors around the share `correct / n`; `n` is at least 1.
+
+    It also holds for few images, and near 0 and 1. Source: Wilson, "Probable Inference, the Law of Succession, and
+    Statistical Inference", Journal of the American Statistical Association 22, 1927.
+    """
+    middle = (correct + 2) / (n + 4)
+    reach = 2 / (n + 4) * (correct * (n - correct) / n + 1) ** 0.5
+    return middle - reach, middle + reach

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet_cifar10.evaluation import wilson_interval
+
 __all__ = ["check"]
 
 
@@ -37,10 +39,9 @@ def _verdict(answer: Callable[..., Any]) -> str:
             return f"Not yet: {call} raised {type(error).__name__}: {error}"
         if given is None or given is ...:
             return f"Not yet: {name} returns nothing so far. (To print is not to return.)"
-        if kind := _wrong_kind(given, case.expected):  # the hint is about values
-            return f"Not yet: {call} {kind}"
         if difference := _difference(given, case.expected):
-            return f"Not yet: {call} {difference} {case.hint}"
+            hint = "" if _wrong_kind(given, case.expected) else f" {case.hint}"  # it is about values
+            return f"Not yet: {call} {difference}{hint}"
         if any(_difference(after, before) for after, before in zip(arguments, case.arguments, strict=True)):
             return f"Not yet: the answer to {call} is right, but {name} changed what it was given; make new values."
     return f"Right: {name} does what it should."
@@ -77,7 +78,7 @@ def _difference(given: Any, expected: Any) -> str:
         if numbers.shape == wanted.shape and np.allclose(numbers, wanted, rtol=1e-4, atol=1e-6):
             return ""
     except (TypeError, ValueError):  # not numbers
-        if given == expected:
+        if repr(given) == repr(expected):
             return ""
     if _short(given) == _short(expected):
         return "has the right shape, but other values than it should."
@@ -215,7 +216,7 @@ def _output_size() -> list[_Case]:
         _Case((32, 3, 2, 0), 15, "Divide by the stride and round down: a window that sticks out is left out."),
         _Case((15, 5, 1, 0), 11, "Without padding, a kernel of 5 costs 4."),
         _Case((33, 3, 2, 0), 16, "First divide, then add the first place: 30 by 2 is 15."),
-        _Case((64, 7, 4, 3), 32 // 2, "The padding belongs to the input: add it before you divide."),
+        _Case((64, 7, 4, 3), 16, "The padding belongs to the input: add it before you divide."),
     ]
 
 
@@ -319,15 +320,17 @@ def _precision() -> list[_Case]:
 
 
 def _wilson_interval() -> list[_Case]:
-    def ends(correct: int, n: int) -> tuple[float, float]:
-        middle, reach = (correct + 2) / (n + 4), 2 / (n + 4) * (correct * (n - correct) / n + 1) ** 0.5
-        return middle - reach, middle + reach
-
     return [
-        _Case((50, 100), ends(50, 100), "The middle is (c + 2) / (n + 4), here one half; the reach is below a tenth."),
-        _Case((30, 30), ends(30, 30), "No mistake in 30 images is no proof: the lower end lies at about 0.88."),
-        _Case((0, 10), ends(0, 10), "With no right answer the lower end is 0, and the upper one is not."),
-        _Case((8700, 10_000), ends(8700, 10_000), "Divide by n + 4 outside of the root, and by n inside."),
+        _Case(
+            (50, 100),
+            wilson_interval(50, 100),
+            "The middle is (c + 2) / (n + 4), here one half; the reach is below a tenth.",
+        ),
+        _Case(
+            (30, 30), wilson_interval(30, 30), "No mistake in 30 images is no proof: the lower end lies at about 0.88."
+        ),
+        _Case((0, 10), wilson_interval(0, 10), "With no right answer the lower end is 0, and the upper one is not."),
+        _Case((8700, 10_000), wilson_interval(8700, 10_000), "Divide by n + 4 outside of the root, and by n inside."),
     ]
 
 

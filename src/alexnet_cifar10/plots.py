@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from alexnet_cifar10.evaluation import wilson_interval
+
 __all__ = [
     "plot_class_accuracy",
     "plot_confusion",
@@ -115,10 +117,7 @@ def plot_reliability(counts: np.ndarray, hits: np.ndarray, sure: np.ndarray, tit
     said, happened = sure[filled] / counts[filled], hits[filled] / counts[filled]
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as sure as it is right")
     upper.vlines(said, said, happened, color=ORANGE, linewidth=2, label="gap")
-    # two standard errors after Wilson (1927): these also hold for few images, and near 0 and 1
-    n, right = counts[filled], hits[filled]
-    middle, reach = (right + 2) / (n + 4), 2 / (n + 4) * np.sqrt(right * (n - right) / n + 1)
-    upper.vlines(said, middle - reach, middle + reach, color=BLUE, linewidth=0.8)
+    upper.vlines(said, *wilson_interval(hits[filled], counts[filled]), color=BLUE, linewidth=0.8)
     upper.plot(said, happened, "o", color=BLUE, label="the images of a bin")
     upper.set(ylabel="share predicted right", xlim=(0, 1), ylim=(-0.03, 1.03))
     upper.set_title(title, fontsize=11)
