@@ -45,6 +45,8 @@ from alexnet_cifar10.recipes import Recipe, choose_recipe
 
 __all__ = ["Monitor", "TrainingError", "find_or_train_run", "train", "train_one_epoch"]
 
+NOT_FINITE = "not a finite number. A lower learning_rate often helps."
+
 
 class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says where, why and what to do."""
@@ -117,10 +119,7 @@ def _mean_per_image(losses: list[Tensor], sizes: list[int]) -> float:
     not_finite = (~values.isfinite()).nonzero()
     if len(not_finite):
         step = int(not_finite[0])
-        raise TrainingError(
-            f"the training loss of step {step + 1} is {values[step].item()}, not a finite number. A lower learning_rate "
-            "often helps."
-        )
+        raise TrainingError(f"the training loss of step {step + 1} is {values[step].item()}, {NOT_FINITE}")
     return float(values @ torch.tensor(sizes).double()) / sum(sizes)
 
 
@@ -195,9 +194,7 @@ def train(
                 train_loss = train_one_epoch(model, train_loader, optimizer, log.start_epoch(epoch))
                 valid = evaluate(model, valid_loader, device)
                 if not math.isfinite(valid.loss):
-                    raise TrainingError(
-                        f"the validation loss is {valid.loss}, not a finite number. A lower learning_rate often helps."
-                    )
+                    raise TrainingError(f"the validation loss is {valid.loss}, {NOT_FINITE}")
                 monitor.update(epoch, valid.loss, valid.accuracy)
                 scheduler.step(valid.loss)
 
