@@ -10,6 +10,7 @@ import torch
 
 from alexnet_cifar10 import environment
 from alexnet_cifar10.environment import (
+    autocast_dtype,
     available_devices,
     describe_machine,
     deterministic,
@@ -96,6 +97,35 @@ def test_auto_takes_the_first_of_cuda_mps_and_cpu_that_works(there, devices, mac
     assert available_devices() == devices
     assert pick_device("auto") == pick_device() == torch.device(devices[0])
     assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("generation", "dtype"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+)
+def test_a_graphics_card_computes_in_what_it_is_fast_at(generation, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    assert autocast_dtype(torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "dtype"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 avx2\n", torch.bfloat16),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", torch.bfloat16),
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx2\n", torch.float32),
+        (None, torch.float32),
+    ],
+)
+def test_a_processor_computes_in_16_bits_only_where_it_can(cpuinfo, dtype, monkeypatch):
+    def read_text(self):
+        if cpuinfo is None:
+            raise OSError("no such file")
+        return cpuinfo
+
+    monkeypatch.setattr(environment.Path, "read_text", read_text)
+    assert autocast_dtype(torch.device("cpu")) == dtype
+    assert autocast_dtype(torch.device("mps")) == torch.float32
 
 
 @pytest.mark.parametrize("name", ["cuda", "gpu", "", "CPU"])

@@ -79,7 +79,7 @@ def test_order_is_fixed_by_seed_and_epoch_alone():
 
 def test_an_epochs_order_takes_nothing_from_the_random_numbers_of_dropout(digits):
     loaders = [
-        DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True),
+        DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, flip=True, shift=2),
         make_data_loader(Subset(digits.train, INDICES), 4, shuffle=True),
     ]
     for loader in loaders:
@@ -87,6 +87,65 @@ def test_an_epochs_order_takes_nothing_from_the_random_numbers_of_dropout(digits
         untouched = torch.get_rng_state()
         in_batches(loader, epoch=1)
         assert torch.equal(torch.get_rng_state(), untouched)
+
+
+@pytest.fixture
+def few(digits):
+    """Forty images that look unlike their mirror images."""
+    chance = np.random.default_rng(0)
+    return ImageDataset(chance.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), list(range(40)), digits.classes)
+
+
+def augmented(dataset, epoch, batch_size=7, **how):
+    """All images of an epoch in the order of the dataset, uint8 [N, 32, 32, 3]."""
+    loader = DeviceLoader(dataset, batch_size=batch_size, device=CPU, shuffle=True, **how)
+    loader.sampler.set_epoch(epoch)
+    batches = list(loader)
+    images, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    assert images.dtype == torch.float32 and images.shape[1:] == (3, 32, 32)
+    return images[labels.argsort()].mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def test_half_of_the_images_are_mirrored_and_the_other_half_in_the_next_epoch(few):
+    epochs = [augmented(few, epoch, flip=True) for epoch in (1, 2, 3)]
+    mirrored = [[bool((seen[i] == few.data[i, :, ::-1]).all()) for i in range(40)] for seen in epochs]
+    as_it_is = [[bool((seen[i] == few.data[i]).all()) for i in range(40)] for seen in epochs]
+    assert mirrored[0] == as_it_is[1] == mirrored[2] and as_it_is[0] == mirrored[1]
+    assert all(m != a for m, a in zip(mirrored[0], as_it_is[0], strict=True))
+    assert 8 < sum(mirrored[0]) < 32
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_shifts_are_crops_of_the_image_with_a_mirrored_border(flip, few):
+    padded = np.pad(few.data, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    offsets = set()
+    for epoch in (1, 2, 3, 4):
+        for i, seen in enumerate(augmented(few, epoch, shift=2, flip=flip)):
+            found = [
+                (dy, dx)
+                for dy in range(5)
+                for dx in range(5)
+                for crop in (padded[i, dy : dy + 32, dx : dx + 32],)
+                if (seen == crop).all() or (flip and (seen == crop[:, ::-1]).all())
+            ]
+            assert len(found) == 1
+            offsets.update(found)
+    assert len(offsets) == 25, "all of them come, 160 times 25 at random"
+
+
+def test_a_shift_may_be_as_large_as_the_image_allows(few):
+    assert augmented(few, 1, shift=31).shape == (40, 32, 32, 3)
+    for shift in (-1, 32):
+        with pytest.raises(ValueError, match=f"shift = {shift}: .* by 0 to 31"):
+            DeviceLoader(few, batch_size=4, device=CPU, shift=shift)
+
+
+def test_augmentation_is_fixed_by_seed_and_epoch_alone(few):
+    first = augmented(few, 3, shift=2, flip=True, seed=1)
+    torch.rand(5)
+    assert (augmented(few, 3, shift=2, flip=True, seed=1, batch_size=40) == first).all()
+    assert (augmented(few, 4, shift=2, flip=True, seed=1) != first).any()
+    assert (augmented(few, 3, shift=2, flip=True, seed=2) != first).any()
 
 
 def test_number_of_workers_does_not_change_the_numbers(digits):

@@ -9,7 +9,7 @@ from alexnet_cifar10.parameters import _CHECKS, ParameterError, check_parameters
 
 GOOD = {
     "data": ["auto", "cifar10", "digits"],
-    "recipe": ["classic"],
+    "recipe": ["classic", "fast"],
     "epochs": [None, 1, 55, 10_000],
     "batch_size": [None, 2, 16, 50_000],
     "learning_rate": [None, 1e-3, 1, 10],

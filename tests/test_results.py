@@ -1,6 +1,10 @@
 """Every figure about our own runs, wherever it is stated, is the one that the run wrote into results/."""
 
+import importlib.util
+import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -10,8 +14,25 @@ from alexnet_cifar10.checkpoints import Run
 from alexnet_cifar10.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = [Run(path.parent) for path in sorted((ROOT / "results").glob("*/run.json"))]
-CLASSIC_RUN = Run(ROOT / "results" / "classic-42")
+RESULTS = ROOT / "results"
+CLASSIC_RUN = Run(RESULTS / "classic-42")
+
+spec = importlib.util.spec_from_file_location("ledger", ROOT / "scripts" / "ledger.py")
+ledger = sys.modules["ledger"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ledger)
+ENTRIES = ledger.read_entries(RESULTS)
+
+# What the original tutorial printed and we cite, and numbers in the text that are no results.
+CITED = {"0.549", "0.555", "0.562", "0.837", "0.864", "0.865", "0.869", "0.874", "0.020"}
+NOTEBOOKS = sorted(f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("0?_*.ipynb"))
+
+
+def text_of(name):
+    """The text of a file; of a notebook that of its Markdown cells."""
+    if not name.endswith(".ipynb"):
+        return (ROOT / name).read_text(encoding="utf-8")
+    cells = nbformat.read(ROOT / name, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def printed(name):
@@ -21,20 +42,135 @@ def printed(name):
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_a_record_says_what_its_history_says(run):
-    record, history = run.read_record(), run.read_history()
+# --- the ledger ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.run.name)
+def test_a_record_says_what_its_history_says(entry):
+    record, history = entry.record, entry.run.read_history()
     best = max(history, key=lambda row: row["valid_accuracy"])
     assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
-    assert record["run_name"] == run.name and record["status"] == "finished"
-    assert record["recipe"] == vars(RECIPES[record["recipe"]["name"]]), "a full run, with nothing changed"
+    assert record["run_name"] == entry.run.name and record["status"] == "finished"
+    assert (record["train_images"], record["valid_images"]) == (40_000, 10_000)
+    assert record["data"]["dataset"] == "CIFAR-10"
     assert record["result"] == {
         "epochs": len(history),
         "best_epoch": best["epoch"],
         "best_valid_accuracy": best["valid_accuracy"],
-        "stopped_early": True,
+        "stopped_early": len(history) < record["recipe"]["epochs"],
         "seconds": pytest.approx(sum(row["seconds"] for row in history), abs=0.01),
     }
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.run.name)
+def test_a_record_is_of_a_commit_and_of_a_recipe_that_is_still_the_same(entry):
+    assert re.fullmatch("[0-9a-f]{40}", entry.record["git_commit"]), "trained with the committed code"
+    named = RECIPES[entry.recipe["name"]]
+    changed = {key for key, value in vars(named).items() if entry.recipe[key] not in (value, list_of(value))}
+    assert changed <= set(ledger.PARAMETERS), "the command would train something else"
+
+
+def list_of(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_the_page_of_the_ledger_is_derived_from_the_records():
+    assert (RESULTS / "README.md").read_text(encoding="utf-8") == ledger.document(ENTRIES)
+
+
+def test_every_run_was_tested_and_the_command_names_what_makes_it_another_run():
+    for entry in ENTRIES:
+        assert entry.test["data"].startswith("CIFAR-10") and 0.1 < entry.test["accuracy"] < 1
+        assert f"-p seed {entry.record['seed']} -p run_name {entry.run.name}" in entry.command
+        assert f"-p recipe {entry.recipe['name']} " in entry.command
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_the_readme_has_the_rows_of_the_ledger(name):
+    """Word by word, so that no digit of them can be another one."""
+    for row in ledger.rows_for_the_readme(ENTRIES):
+        assert row in text_of(name)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md", "CORRECTIONS.md", *NOTEBOOKS])
+def test_no_accuracy_is_stated_that_nobody_measured(name):
+    given = set(re.findall(r"\d\.\d{3,4}", (RESULTS / "README.md").read_text(encoding="utf-8")))
+    given |= {f"{float(number):.3f}" for number in given}
+    stated = set(re.findall(r"(?<![\d.])0\.[1-9]\d{2,3}(?!\d)", text_of(name)))
+    assert stated - given - CITED == set()
+
+
+# --- the ledger's script, on runs of its own ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two runs that differ in their seed, and one in which a value was changed."""
+    record = json.loads((CLASSIC_RUN.path / "run.json").read_text(encoding="utf-8"))
+    fast = json.loads(json.dumps(vars(RECIPES["fast"])))
+    for name, recipe, seed, accuracy in (
+        ("a", fast, 1, 0.81),
+        ("b", fast, 2, 0.83),
+        ("c", {**fast, "name": "fast-no-flip", "flip": False}, 1, 0.80),
+        ("d", {**fast, "epochs": 20}, 1, 0.90),
+    ):
+        result = {"epochs": recipe["epochs"], "best_epoch": 1, "best_valid_accuracy": accuracy, "seconds": 60.0 * seed}
+        (tmp_path / name).mkdir()
+        Run(tmp_path / name).write_record({**record, "recipe": recipe, "seed": seed, "result": result})
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "run.json").write_text("{")
+    return tmp_path
+
+
+def test_seeds_stand_together_with_their_mean_and_spread(folder, capsys):
+    assert ledger.main([str(folder)]) == 0
+    out, err = capsys.readouterr()
+    _, _, *rows = out.strip().splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| fast", "| fast-no-flip", "| fast, epochs 20"]
+    assert "| 1, 2 | 6 | 0.8200 (0.8100 to 0.8300) | – | – | 1.5 (1.0 to 2.0) |" in rows[0]
+    assert "'e'" in err, "a damaged record is named, and does not hide the others"
+
+
+def test_an_ablation_compares_the_same_seeds(folder):
+    ((key, is_, instead, values, gain),) = ledger.ablation(ledger.read_entries(folder))
+    assert (key, is_, instead, values) == ("flip", "True", "False", [0.80])
+    assert gain == pytest.approx(0.01), "0.81 with seed 1, not the mean of both seeds"
+
+
+def test_a_folder_without_runs_is_named(tmp_path, capsys):
+    assert ledger.main([str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, runs, digits):
+    import torch
+
+    import alexnet_cifar10.data
+    from alexnet_cifar10.environment import seed_everything
+    from alexnet_cifar10.loaders import DeviceLoader
+    from alexnet_cifar10.model import AlexNet
+    from alexnet_cifar10.recipes import choose_recipe
+    from alexnet_cifar10.training import train
+
+    cpu = torch.device("cpu")
+    seed_everything(1)
+    loaders = [DeviceLoader(digits.train, range(20), batch_size=10, device=cpu, shuffle=s) for s in (True, False)]
+    recipe = choose_recipe("classic", epochs=1, batch_size=10)
+    train(AlexNet(), *loaders, recipe, provenance=digits.provenance, seed=1, run_name="mine")
+    monkeypatch.setattr(ledger, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(alexnet_cifar10.data, "load_images", lambda source: digits)
+    assert ledger.main(["--keep", "mine"]) == 0
+    kept = tmp_path / "results" / "mine"
+    for file in ("run.json", "history.csv"):
+        assert (kept / file).read_bytes() == (runs / "mine" / file).read_bytes()
+    test = json.loads((kept / "test.json").read_text(encoding="utf-8"))
+    assert 0 <= test["accuracy"] <= 1 and test["data"] == "handwritten digits"
+    assert "[mine](mine)" in (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
+    shutil.rmtree(runs / "mine")
+    assert ledger.main(["--keep", "mine"]) == 1
+
+
+# --- the notebooks' own outputs -----------------------------------------------------------------------------------
 
 
 def test_notebook_4_shows_the_run():
@@ -60,18 +196,8 @@ def test_notebooks_5_and_6_use_its_weights():
     assert f"run {CLASSIC_RUN.name}\n" in printed("06_save_load")
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readme_states_what_the_run_and_notebook_5_gave(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    (row,) = re.findall(r"^\| \[`classic-42`\].*$", text, re.M)
-    _, _, epochs, valid, test, time, _ = row.split("|")
-    result = CLASSIC_RUN.read_record()["result"]
-    assert epochs.strip() == str(result["epochs"])
-    assert valid.strip() == f"{result['best_valid_accuracy']:.3f}"
-    assert re.search(r"[\d.]+", time).group() == f"{result['seconds'] / 3600:.1f}"
-
+def test_notebook_5_prints_the_tested_accuracy():
+    test = json.loads((CLASSIC_RUN.path / "test.json").read_text(encoding="utf-8"))
     evaluation = printed("05_evaluation")
-    first_1000, within = re.search(r"^first 1000 \(1000 images\): (\S+) ± ([\d.]+);", evaluation, re.M).groups()
-    everything = float(re.search(r"^test loss \S+, test accuracy ([\d.]+);", evaluation, re.M).group(1))
-    assert sorted(re.findall(r"0\.\d+", test)) == sorted([first_1000, f"{everything:.3f}"])
-    assert f"± {within}" in text
+    assert f"test accuracy {test['accuracy']:.4f};" in evaluation
+    assert f"first 1000 (1000 images): {test['first_1000']:.3f} ± 0.020;" in evaluation

@@ -338,6 +338,26 @@ def test_notebooks_run_in_order_and_the_summary_names_accuracy_and_data(runner, 
     assert executed.cells[-1].outputs[0].text == "quiet\n"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "asked", "trained"),
+    [
+        ("CIFAR-10", [], ("fast", None)),
+        ("handwritten digits", [], ("classic", 10)),
+        ("CIFAR-10", ["--epochs", "55"], (None, 55)),  # None: as the notebook has it
+        ("CIFAR-10", ["--recipe", "classic"], ("classic", None)),
+    ],
+)
+def test_without_choices_training_suits_the_data(dataset, asked, trained, runner, monkeypatch, capsys):
+    provenance = SimpleNamespace(dataset=dataset)
+    monkeypatch.setattr(runner, "load_images", lambda source: SimpleNamespace(provenance=provenance))
+    given = {}
+    monkeypatch.setattr(runner, "execute", lambda notebook, output, asked, show_output: given.update(asked) or "ended.")
+    write_notebook("04_train", "data = 'auto'")
+    assert runner.main(["04_train", *asked]) == 1
+    assert (given.get("recipe"), given.get("epochs")) == trained
+    assert f"recipe {trained[0] or 'classic'}, " in capsys.readouterr().out
+
+
 def test_a_failing_notebook_is_named_and_those_after_it_do_not_run(runner, capfd):
     write_notebook("02_visualization", "data = 'auto'", "1 + 1", "# the third\nraise ValueError('no such picture')")
     write_notebook("06_save_load", "data = 'auto'", "1 + 1")

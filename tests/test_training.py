@@ -31,7 +31,7 @@ from alexnet_cifar10.environment import seed_everything
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader, make_data_loader
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.recipes import CLASSIC, choose_recipe
+from alexnet_cifar10.recipes import CLASSIC, FAST, choose_recipe
 from alexnet_cifar10.training import Monitor, TrainingError, find_or_train_run, train, train_one_epoch
 
 CPU = torch.device("cpu")
@@ -95,16 +95,20 @@ def start_with(digits):
         provenance=digits.provenance,
         run_name="run",
         resume=False,
+        base=CLASSIC,
+        augment=None,
         **recipe,
     ):
-        recipe = replace(CLASSIC, **{"epochs": 1, "batch_size": 4, **recipe})
+        recipe = replace(base, **{"epochs": 1, "batch_size": 4, **recipe})
         if model is None:
             seed_everything(seed)
-            model = AlexNet()
+            model = AlexNet(recipe.dropout)
+        if augment is None:
+            augment = {"flip": True, "shift": recipe.shift} if recipe.flip else {}
         try:
             return train(
                 model,
-                loader(digits.train, range(images), batch_size=recipe.batch_size, shuffle=True, seed=seed),
+                loader(digits.train, range(images), batch_size=recipe.batch_size, shuffle=True, seed=seed, **augment),
                 loader(digits.train, valid, batch_size=4, shuffle=False, seed=seed),
                 recipe,
                 provenance=provenance,
@@ -183,7 +187,7 @@ def test_a_run_with_the_originals_losses_is_the_originals_run(start, monkeypatch
     """The same through `train`: what it saves, prints and when it stops."""
     model, log = small_model(), iter(ORIGINAL_LOG)
 
-    def learn(model, loader, optimizer, after_step):
+    def learn(model, loader, optimizer, after_step, **options):
         after_step(10)
         with torch.no_grad():
             model[5].bias += 1  # a mark on the weights: how many epochs they have seen
@@ -480,7 +484,7 @@ def test_the_record_keeps_what_a_run_was_begun_with_and_says_where_it_went_on(st
     assert record["recipe"]["epochs"] == 3 and record["result"]["epochs"] == 3
     (resumed,) = record["resumed"]
     assert resumed["epoch"] == 2 and resumed["git_commit"] == "another commit"
-    assert set(resumed) == {"epoch", "started", "device", "machine", "threads", "versions", "git_commit"}
+    assert set(resumed) == {"epoch", "started", "device", "machine", "threads", "precision", "versions", "git_commit"}
 
 
 def test_a_finished_run_that_is_resumed_does_nothing_and_says_so(start, monkeypatch, capsys):
@@ -615,10 +619,118 @@ def test_a_run_says_one_line_an_epoch_and_nothing_is_written_over(start, capsys)
 
 def test_the_record_says_what_the_run_was_made_of(start, digits):
     record = start(small_model(), epochs=2, seed=9).read_record()
-    assert record["recipe"] == {**vars(CLASSIC), "epochs": 2, "batch_size": 4}
+    assert record["recipe"] == {**vars(CLASSIC), "dropout": list(CLASSIC.dropout), "epochs": 2, "batch_size": 4}
+    assert record["precision"] == "float32"
     assert (record["seed"], record["train_images"], record["valid_images"]) == (9, 10, 6)
     assert record["data"]["digests"] == digits.provenance.digests
     assert record["versions"]["torch"] == torch.__version__ and record["device"] == "cpu"
+
+
+# --- the recipe FAST, through the same loop -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
+def precision(request, monkeypatch):
+    """As on a processor that is fast at this type."""
+    monkeypatch.setattr(training, "autocast_dtype", lambda device: request.param)
+    return request.param
+
+
+def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
+    whole = start(base=FAST, epochs=3, run_name="whole")
+    assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
+    start(base=FAST, epochs=3, loader=interrupted_in(3))
+    run = start(base=FAST, epochs=3, resume=True)
+    assert_identical(run, whole)
+    assert all(value.dtype in (torch.float32, torch.int64) for value in load_state(run.best_checkpoint).values())
+
+
+def test_fast_learns_the_digits(start):
+    # mirrored digits are no digits, so not with flips
+    run = start(base=FAST, flip=False, shift=0, images=160, valid=range(300, 400), epochs=3, batch_size=8)
+    first, *_, last = run.read_history()
+    assert last["train_loss"] < first["train_loss"] and last["valid_accuracy"] > 0.5
+
+
+def test_sixteen_bits_are_really_used_and_change_the_numbers_only_a_little(start, monkeypatch):
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(training, "autocast_dtype", lambda device, dtype=dtype: dtype)
+        (row,) = start(base=FAST, learning_rate=1e-4, run_name=str(dtype)).read_history()
+        losses.append((row["train_loss"], row["valid_loss"]))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_one_cycle_rises_and_then_falls_to_nearly_nothing_over_all_steps(start, monkeypatch):
+    rates, train_once = [], training.train_one_epoch
+
+    def watch(model, loader, optimizer, after_step, **options):
+        def after(seen):
+            rates.append(optimizer.param_groups[0]["lr"])
+            after_step(seen)
+
+        return train_once(model, loader, optimizer, after, **options)
+
+    monkeypatch.setattr(training, "train_one_epoch", watch)
+    start(small_model(), base=FAST, images=40, epochs=2, learning_rate=0.06, warm_up=0.25)  # 2 x 10 steps
+    top = rates.index(max(rates))
+    assert len(rates) == 20 and top == 5 and rates[top] == pytest.approx(0.06, rel=0.1)
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.06 / 10
+
+
+def test_weight_decay_is_for_weights_and_not_for_biases_and_batchnorm(start):
+    with torch.no_grad():
+        model = small_model()
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    # a rate so small that only a decay this large moves a weight
+    run = start(model, base=FAST, learning_rate=1e-7, weight_decay=1e5, warm_up=0.3)
+    weights = load_state(run.last_checkpoint)
+    for name, value in model.named_parameters():
+        moved = (weights[name] - 1).abs().min().item() > 1e-4
+        assert moved == (value.ndim > 1), name
+
+
+def test_label_smoothing_reaches_the_loss(start):
+    plain, smooth = (
+        start(small_model(), base=FAST, label_smoothing=value, run_name=str(value), autocast=False)
+        for value in (0.0, 0.5)
+    )
+    assert numbers(plain)[0]["train_loss"] != numbers(smooth)[0]["train_loss"]
+
+
+def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
+    run = start(small_model(), base=FAST)
+    before = contents(run)
+    with pytest.raises(TrainingError, match="epochs was 1, now 2"):
+        start(small_model(), base=FAST, epochs=2, resume=True)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"augment": {}}, "flip = True, here it is False: DeviceLoader(flip=True"),
+        ({"augment": {"flip": True, "shift": 1}}, "shift = 2, here it is 1: DeviceLoader(shift=2"),
+        ({"model": AlexNet()}, r"dropout = (0.0, 0.0, 0.0, 0.0, 0.0), here it is (0.1, 0.3, 0.1, 0.3, 0.1): AlexNet("),
+    ],
+)
+def test_a_run_whose_record_would_not_be_true_is_refused(how, said, start, runs):
+    with pytest.raises(TrainingError, match=re.escape(said)):
+        start(base=FAST, **how)
+    assert not runs.exists()
+
+
+def test_a_run_recorded_before_recipes_had_more_values_can_be_resumed(start):
+    whole = start(small_model(), epochs=2, run_name="whole")
+    run = start(small_model(), epochs=1)
+    record = run.read_record()
+    for key in ("optimizer", "schedule", "dropout", "flip", "shift", "autocast"):
+        del record["recipe"][key]
+    run.write_record(record)
+    assert_identical(start(small_model(), epochs=2, resume=True), whole)
 
 
 # --- the short run that notebooks 05 and 06 train for themselves --------------------------------------------------
@@ -651,6 +763,7 @@ def test_a_recipe_takes_what_is_given_and_keeps_the_rest(monkeypatch):
     monkeypatch.delenv("TUTORIAL_SMOKE")
     assert choose_recipe("classic") == CLASSIC
     assert choose_recipe("classic", epochs=3, patience=0) == replace(CLASSIC, epochs=3, patience=0)
+    assert choose_recipe("fast") == FAST
 
 
 def test_a_smoke_run_is_one_epoch_unless_epochs_are_named(monkeypatch):

@@ -54,6 +54,11 @@ class DeviceLoader:
 
     Iterating gives (float32 images [B, 3, 32, 32] in 0..1, int64 labels [B]): for the same seed, epoch and indices the
     very numbers that `make_data_loader` gives. 40 000 images take 123 MB.
+
+    With `flip`, half of the images are mirrored left to right, and in the next epoch the other half (Jordan, "94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU", 2024). With `shift`, each is moved by up to that many pixels in both
+    directions, anew each epoch; what would be empty is filled with the mirror image of the border. Both are fixed by
+    seed and epoch. Raises `ValueError` for a shift that is not 0..31.
     """
 
     def __init__(
@@ -65,23 +70,52 @@ class DeviceLoader:
         device: torch.device,
         shuffle: bool = False,
         seed: int = 42,
+        flip: bool = False,
+        shift: int = 0,
     ) -> None:
         if indices is None:
             indices = range(len(dataset))
         if len(indices) == 0:
             raise ValueError("there are no images to make batches of: the list of indices is empty.")
+        if not 0 <= shift < 32:
+            raise ValueError(f"shift = {shift}: an image of 32 pixels can be moved by 0 to 31 of them.")
         chosen = np.asarray(indices)
         self.images = torch.from_numpy(dataset.data[chosen]).to(device)  # uint8 [N, 32, 32, 3]
         self.labels = torch.tensor(dataset.targets)[chosen].to(device)  # int64 [N]
         self.scale = torch.tensor(255.0, device=device)  # CUDA would multiply by the inverse of a plain number
         self.batch_size = batch_size
         self.sampler = EpochSampler(len(chosen), seed) if shuffle else range(len(chosen))
+        self.seed = seed
+        self.flip = flip
+        self.shift = shift
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.tensor(list(self.sampler), device=self.images.device)
+        places = self._places() if self.flip or self.shift else None
         for batch in order.split(self.batch_size):
-            images = self.images[batch].permute(0, 3, 1, 2)  # uint8 [B, 3, 32, 32], channels last in memory
+            if places is None:
+                images = self.images[batch]  # uint8 [B, 32, 32, 3]
+            else:
+                rows, columns = places[:, batch]  # int64 [B, 32] each
+                images = self.images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+            images = images.permute(0, 3, 1, 2)  # [B, 3, 32, 32], channels last in memory
             yield images.to(torch.float32).div_(self.scale), self.labels[batch]
+
+    def _places(self) -> Tensor:
+        """For each row and each column of each image, the one that it is taken from: int64 [2, N, 32], in 0..31."""
+        count, epoch = len(self.labels), getattr(self.sampler, "epoch", 0)
+        places = torch.arange(32).expand(2, count, 32)
+        if self.shift:
+            # its own generator, as for the order; of another stream, so that the two have nothing in common
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch) ^ 1)
+            by = torch.randint(-self.shift, self.shift + 1, (2, count, 1), generator=generator)
+            places = (places + by).abs()  # -1 is 1, -2 is 2, ...
+            places = 31 - (31 - places).abs()  # ... and 32 is 30, 33 is 29, ...
+        if self.flip:
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, 0) ^ 2)  # the same in every epoch
+            mirrored = torch.randint(0, 2, (count, 1), generator=generator) == epoch % 2
+            places = torch.stack([places[0], torch.where(mirrored, 31 - places[1], places[1])])
+        return places.to(self.images.device)

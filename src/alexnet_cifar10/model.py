@@ -14,12 +14,13 @@ __all__ = ["AlexNet"]
 class AlexNet(nn.Module):
     """Five convolution blocks and two linear layers: float images [N, 3, 32, 32] -> logits [N, 10].
 
-    4 510 794 parameters in a `state_dict` of 44 keys. Dropout has no parameters, so its rates change no key.
+    4 510 794 parameters in a `state_dict` of 44 keys. Dropout has no parameters, so its five rates change no key.
     The original drops with `F.dropout(x, p)`, which stays on at test time; here it is a module, off in `eval()`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: tuple[float, float, float, float, float] = (0.1, 0.3, 0.1, 0.3, 0.1)) -> None:
         super().__init__()
+        self.dropout = dropout
         self.conv_block1 = nn.Sequential(
             nn.Conv2d(3, 96, kernel_size=3, padding=1),  # [N, 96, 32, 32]
             nn.BatchNorm2d(96),
@@ -35,26 +36,26 @@ class AlexNet(nn.Module):
         self.conv_block3 = nn.Sequential(
             nn.Conv2d(256, 384, kernel_size=3, padding=1),  # [N, 384, 7, 7]
             nn.BatchNorm2d(384),
-            nn.Dropout(0.1),
+            nn.Dropout(dropout[0]),
             nn.ReLU(),
         )
         self.conv_block4 = nn.Sequential(
             nn.Conv2d(384, 384, kernel_size=3, padding=1),  # [N, 384, 7, 7]
             nn.BatchNorm2d(384),
-            nn.Dropout(0.3),
+            nn.Dropout(dropout[1]),
             nn.ReLU(),
         )
         self.conv_block5 = nn.Sequential(
             nn.Conv2d(384, 256, kernel_size=3, padding=1),  # [N, 256, 7, 7]
             nn.BatchNorm2d(256),
-            nn.Dropout(0.1),
+            nn.Dropout(dropout[2]),
             nn.ReLU(),
             nn.MaxPool2d(kernel_size=3, stride=2),  # [N, 256, 3, 3]
         )
-        self.dropout1 = nn.Dropout(0.3)
+        self.dropout1 = nn.Dropout(dropout[3])
         self.linear1 = nn.Linear(256 * 3 * 3, 512)
         self.batch_norm = nn.BatchNorm1d(512)
-        self.dropout2 = nn.Dropout(0.1)
+        self.dropout2 = nn.Dropout(dropout[4])
         self.linear2 = nn.Linear(512, 10)
 
     def forward(self, images: Tensor) -> Tensor:

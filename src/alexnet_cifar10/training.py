@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,6 +31,7 @@ from alexnet_cifar10.checkpoints import (
 )
 from alexnet_cifar10.data import ImageSet, Provenance, stratified_split
 from alexnet_cifar10.environment import (
+    autocast_dtype,
     describe_machine,
     deterministic,
     git_commit,
@@ -43,7 +45,7 @@ from alexnet_cifar10.loaders import DeviceLoader
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.recipes import Recipe, choose_recipe
 
-__all__ = ["Monitor", "TrainingError", "find_or_train_run", "train", "train_one_epoch"]
+__all__ = ["Monitor", "TrainingError", "find_or_train_run", "make_optimizer", "train", "train_one_epoch"]
 
 NOT_FINITE = "not a finite number. A lower learning_rate often helps."
 
@@ -57,10 +59,10 @@ class Monitor:
     """Best model and early stopping, from two numbers an epoch: the original tutorial's rules.
 
     The best model is the one with the highest validation accuracy. Training stops when the validation loss has been
-    above its lowest value for more than `patience` epochs in a row; `trigger` counts them.
+    above its lowest value for more than `patience` epochs in a row (never, if that is None); `trigger` counts them.
     """
 
-    patience: int
+    patience: int | None
     min_loss: float = math.inf
     max_accuracy: float = -1.0
     best_epoch: int = 0
@@ -76,7 +78,7 @@ class Monitor:
 
     @property
     def should_stop(self) -> bool:
-        return self.trigger > self.patience
+        return self.patience is not None and self.trigger > self.patience
 
 
 def train_one_epoch(
@@ -84,13 +86,19 @@ def train_one_epoch(
     loader: Iterable[tuple[Tensor, Tensor]],
     optimizer: Optimizer,
     after_step: Callable[[int], None] = lambda seen: None,
+    *,
+    label_smoothing: float = 0.0,
+    precision: torch.dtype = torch.float32,
+    scaler: GradScaler | None = None,
 ) -> float:
     """Learn once from every image of `loader`; return the training loss, mean per image in nats.
 
-    `after_step` is called with the number of images seen so far, for a progress line. Raises `TrainingError`, with the
-    step, when a loss is not a finite number.
+    `after_step` is called with the number of images seen so far. `precision` is the type that convolutions and matrix
+    products are computed in; float16 needs a `scaler`, which keeps small gradients from becoming zero. Raises
+    `TrainingError`, with the step, when a loss is not a finite number.
     """
     device = next(model.parameters()).device
+    scaler = scaler or GradScaler(device.type, enabled=False)
     model.train()
     losses, sizes, seen = [], [], 0
     for images, labels in loader:
@@ -98,10 +106,12 @@ def train_one_epoch(
             continue  # a last batch of one image: BatchNorm cannot take the variance of one value
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
-        loss = F.cross_entropy(model(images), labels)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         losses.append(loss.detach())
         sizes.append(len(labels))
         seen += len(labels)
@@ -141,9 +151,11 @@ def train(
     With `resume`, a run that exists goes on after its last completed epoch as if it had never stopped: to the last bit
     the same numbers, on the same machine with the same versions and number of threads. Nothing is promised for others.
 
-    Raises `TrainingError` when the run exists and `resume` is False, when the run to resume was another one, when
-    another process trains into its folder, or when a loss is not finite; and `CheckpointError` when a file of the run
-    is damaged, or cannot be written.
+    `train_loader` makes the recipe's flips and shifts, and `model` has its dropout; they are not set here.
+
+    Raises `TrainingError` when they differ from the recipe, when the run exists and `resume` is False, when the run to
+    resume was another one, when another process trains into its folder, or when a loss is not finite; and
+    `CheckpointError` when a file of the run is damaged, or cannot be written.
     """
     train_images = len(train_loader.sampler)
     if recipe.epochs < 1:
@@ -152,15 +164,30 @@ def train(
         raise TrainingError(f"batch_size = {recipe.batch_size}: there are only {train_images} training images.")
     if len(valid_loader.sampler) == 0:
         raise TrainingError("there are no validation images: the best model could not be told.")
+    made = {"flip": getattr(train_loader, "flip", False), "shift": getattr(train_loader, "shift", 0)}
+    if isinstance(model, AlexNet):
+        made["dropout"] = model.dropout
+    for key, value in made.items():
+        if value != (wanted := getattr(recipe, key)):
+            maker = "AlexNet" if key == "dropout" else "DeviceLoader"
+            raise TrainingError(
+                f"the recipe {recipe.name!r} has {key} = {wanted}, here it is {value}: {maker}({key}={wanted}, ...) "
+                "makes what it needs."
+            )
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
-    optimizer = Adam(model.parameters(), lr=recipe.learning_rate)
-    scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=recipe.plateau_factor, patience=recipe.plateau_patience)
+    optimizer = make_optimizer(model, recipe)
+    scheduler = _make_scheduler(optimizer, recipe, steps=recipe.epochs * len(train_loader))
+    each_step = recipe.schedule == "one-cycle"
+    precision = autocast_dtype(device) if recipe.autocast else torch.float32
+    scaler = GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    if scaler.is_enabled():
+        parts["scaler"] = scaler
     monitor = Monitor(recipe.patience)
     history: list[dict[str, float]] = []
     settings = {
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "dropout": list(recipe.dropout)},  # as JSON gives it back
         "seed": seed,
         "data": {"label": provenance.label, **asdict(provenance)},
         "train_images": train_images,
@@ -182,7 +209,7 @@ def train(
         def done() -> bool:
             return len(history) >= recipe.epochs or monitor.should_stop
 
-        log = _RunLog(run, settings, history, device, done())
+        log = _RunLog(run, settings, history, device, precision, done())
         try:
             while not done():
                 epoch = len(history) + 1
@@ -190,13 +217,29 @@ def train(
                 if hasattr(train_loader.sampler, "set_epoch"):
                     train_loader.sampler.set_epoch(epoch)
                 lr = optimizer.param_groups[0]["lr"]
+                show_progress = log.start_epoch(epoch)
 
-                train_loss = train_one_epoch(model, train_loader, optimizer, log.start_epoch(epoch))
-                valid = evaluate(model, valid_loader, device)
+                def after_step(seen: int) -> None:
+                    if each_step:
+                        scheduler.step()
+                    show_progress(seen)
+
+                train_loss = train_one_epoch(
+                    model,
+                    train_loader,
+                    optimizer,
+                    after_step,
+                    label_smoothing=recipe.label_smoothing,
+                    precision=precision,
+                    scaler=scaler,
+                )
+                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                    valid = evaluate(model, valid_loader, device)
                 if not math.isfinite(valid.loss):
                     raise TrainingError(f"the validation loss is {valid.loss}, {NOT_FINITE}")
                 monitor.update(epoch, valid.loss, valid.accuracy)
-                scheduler.step(valid.loss)
+                if not each_step:
+                    scheduler.step(valid.loss)
 
                 row = {
                     "epoch": epoch,
@@ -225,6 +268,31 @@ def train(
     return run
 
 
+def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """The recipe's optimiser of all weights of `model`."""
+    if recipe.optimizer == "adam":
+        return Adam(model.parameters(), lr=recipe.learning_rate)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1]},  # biases and BatchNorm
+    ]
+    return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
+
+
+def _make_scheduler(optimizer: Optimizer, recipe: Recipe, steps: int) -> OneCycleLR | ReduceLROnPlateau:
+    if recipe.schedule == "plateau":
+        return ReduceLROnPlateau(optimizer, mode="min", factor=recipe.plateau_factor, patience=recipe.plateau_patience)
+    return OneCycleLR(
+        optimizer,
+        max_lr=recipe.learning_rate,
+        total_steps=steps + 1,  # after the last step it is asked once more
+        pct_start=recipe.warm_up,
+        anneal_strategy="linear",
+        cycle_momentum=False,
+    )
+
+
 def _name_run(run_name: str | None, settings: dict[str, Any], resume: bool) -> Run:
     """The run called `run_name`; without a name the newest one to resume, or else a new one."""
     root = runs_root()
@@ -239,7 +307,10 @@ def _name_run(run_name: str | None, settings: dict[str, Any], resume: bool) -> R
 
 
 def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> None:
-    """Let a run that exists be continued by the same settings only; more epochs are welcome."""
+    """Let a run that exists be continued by the same settings only; more epochs are welcome if the schedule lets them.
+
+    Compared is what was written down: an older run's recipe has fewer values.
+    """
     if not resume:
         raise TrainingError(
             f"the run {run.name!r} exists, and it is not overwritten. To go on with it: resume = True. To train anew "
@@ -249,10 +320,13 @@ def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> Non
     def flat(record: dict[str, Any]) -> dict[str, Any]:
         data = {"data": record["data"]["dataset"], "digests of the data": record["data"].get("digests")}
         counts = {key: record.get(key) for key in ("seed", "train_images", "valid_images")}
-        return {**record.get("recipe", {}), **data, **counts, "epochs": None}
+        recipe = dict(record.get("recipe") or {"name": None})
+        if settings["recipe"]["schedule"] == "plateau":
+            recipe.pop("epochs", None)
+        return {**recipe, **data, **counts}
 
     was, now = flat(run.read_record()), flat(settings)
-    changed = [f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key]]
+    changed = [f"{key} was {was[key]!r}, now {now.get(key)!r}" for key in was if was[key] != now.get(key)]
     if changed:
         raise TrainingError(
             f"the run {run.name!r} cannot be resumed with other settings: {'; '.join(changed)}. Set them back, or "
@@ -300,7 +374,13 @@ class _RunLog:
     """What a run says about itself while it trains: progress lines, history.csv, run.json, TensorBoard."""
 
     def __init__(
-        self, run: Run, settings: dict[str, Any], history: list[dict[str, float]], device: torch.device, done: bool
+        self,
+        run: Run,
+        settings: dict[str, Any],
+        history: list[dict[str, float]],
+        device: torch.device,
+        precision: torch.dtype,
+        done: bool,
     ) -> None:
         self.run = run
         self.epochs: int = settings["recipe"]["epochs"]
@@ -311,6 +391,7 @@ class _RunLog:
             "device": device.type,
             "machine": describe_machine(device),
             "threads": torch.get_num_threads(),
+            "precision": str(precision).removeprefix("torch."),
             "versions": versions(),
             "git_commit": git_commit(),
         }
@@ -455,7 +536,7 @@ def find_or_train_run(images: ImageSet, device: torch.device, run_name: str | No
         f"{len(train_indices)} images): enough to go on, not to be good. For a real one, run 04_train."
     )
     seed_everything(42)
-    model = AlexNet().to(device)
+    model = AlexNet(recipe.dropout).to(device)
     train_loader = DeviceLoader(images.train, train_indices, batch_size=recipe.batch_size, device=device, shuffle=True)
     valid_loader = DeviceLoader(images.train, valid_indices, batch_size=250, device=device)
     return train(model, train_loader, valid_loader, recipe, provenance=images.provenance)

@@ -1,0 +1,350 @@
+"""How fast the original's loop, ours and a bare one train and evaluate on this machine; a JSON and a picture of it.
+
+    .venv/bin/python scripts/bench.py            (make bench)
+
+All ways take turns in one process, round after round, so that whatever else the machine does meets them alike; stated
+are medians over the rounds, and the lowest and highest. What the images show does not matter for the time: without
+CIFAR-10 the digits are measured.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Adam
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import ToTensor
+
+from alexnet_cifar10.data import ImageDataset, load_images
+from alexnet_cifar10.environment import (
+    autocast_dtype,
+    describe_machine,
+    git_commit,
+    pick_device,
+    seed_everything,
+    versions,
+)
+from alexnet_cifar10.evaluation import evaluate
+from alexnet_cifar10.loaders import DeviceLoader
+from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.plots import BLUE, GREY, ORANGE
+from alexnet_cifar10.recipes import CLASSIC, FAST, Recipe
+from alexnet_cifar10.training import make_optimizer, train_one_epoch
+
+ROOT = Path(__file__).resolve().parent.parent
+ORIGINAL_EPOCHS = 24  # after which the original stopped
+TRAIN_IMAGES, VALID_IMAGES = 40_000, 10_000  # of an epoch of the tutorial
+
+
+class PilDataset(Dataset):
+    """What `torchvision.datasets.CIFAR10` does for each image, as the original used it: PIL, then `ToTensor`."""
+
+    def __init__(self, images: ImageDataset) -> None:
+        self.images = images
+        self.transform = ToTensor()
+
+    def __len__(self) -> int:
+        return len(self.images.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images.data[index])), self.images.targets[index]
+
+
+class Bench:
+    """The ways of training, each as a function of a number of images -> (training seconds, evaluation seconds)."""
+
+    def __init__(self, images: ImageDataset, device: torch.device) -> None:
+        self.images = images
+        self.device = device
+        self.precision = autocast_dtype(device)
+
+    def first(self, count: int) -> ImageDataset:
+        """The first `count` images; from the start again where there are fewer."""
+        chosen = [i % len(self.images.targets) for i in range(count)]
+        return ImageDataset(self.images.data[chosen], [self.images.targets[i] for i in chosen], self.images.classes)
+
+    def original(self, count: int) -> tuple[float, float]:
+        """The original's loop: one image after the other through PIL, batches of 16, `loss.item()` after each step."""
+        data = PilDataset(self.first(count))
+        train_loader = DataLoader(data, batch_size=CLASSIC.batch_size, shuffle=True)
+        valid_loader = DataLoader(data, batch_size=CLASSIC.batch_size)
+        model = AlexNet().to(self.device)
+        optimizer = Adam(model.parameters(), lr=CLASSIC.learning_rate)
+
+        def learn() -> None:
+            model.train()
+            total = 0.0
+            for images, labels in train_loader:
+                images, labels = images.to(self.device), labels.to(self.device)
+                loss = F.cross_entropy(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+
+        def validate() -> None:
+            model.eval()
+            right, total = 0, 0.0
+            with torch.no_grad():
+                for images, labels in valid_loader:
+                    images, labels = images.to(self.device), labels.to(self.device)
+                    logits = model(images)
+                    total += F.cross_entropy(logits, labels).item()
+                    right += (logits.argmax(dim=1) == labels).sum().item()
+
+        return seconds(learn), seconds(validate)
+
+    def bare(self, count: int) -> tuple[float, float]:
+        """CLASSIC's steps with nothing around them: what `train_one_epoch` and `evaluate` may cost at least."""
+        train_loader, valid_loader = self.loaders(CLASSIC, count)
+        model = AlexNet().to(self.device, memory_format=torch.channels_last)
+        optimizer = Adam(model.parameters(), lr=CLASSIC.learning_rate)
+
+        def learn() -> None:
+            model.train()
+            for images, labels in train_loader:
+                loss = F.cross_entropy(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            loss.item()
+
+        def validate() -> None:
+            model.eval()
+            with torch.inference_mode():
+                right = [(model(images).argmax(dim=1) == labels).sum() for images, labels in valid_loader]
+            sum(right).item()
+
+        return seconds(learn), seconds(validate)
+
+    def classic(self, count: int) -> tuple[float, float]:
+        return self.recipe(CLASSIC, count)
+
+    def fast(self, count: int) -> tuple[float, float]:
+        return self.recipe(FAST, count)
+
+    def recipe(self, recipe: Recipe, count: int) -> tuple[float, float]:
+        """Our own functions, as `train` calls them."""
+        train_loader, valid_loader = self.loaders(recipe, count)
+        model = AlexNet(recipe.dropout).to(self.device, memory_format=torch.channels_last)
+        optimizer = make_optimizer(model, recipe)
+        precision = self.precision if recipe.autocast else torch.float32
+
+        def learn() -> None:
+            train_one_epoch(model, train_loader, optimizer, label_smoothing=recipe.label_smoothing, precision=precision)
+
+        def validate() -> None:
+            with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+                evaluate(model, valid_loader, self.device)
+
+        return seconds(learn), seconds(validate)
+
+    def loaders(self, recipe: Recipe, count: int) -> tuple[DeviceLoader, DeviceLoader]:
+        data = self.first(count)
+        batches = {"batch_size": recipe.batch_size, "shuffle": True, "flip": recipe.flip, "shift": recipe.shift}
+        return (
+            DeviceLoader(data, device=self.device, **batches),
+            DeviceLoader(data, batch_size=250, device=self.device),
+        )
+
+    def product_rate(self, precision: torch.dtype, size: int = 3072) -> float:
+        """Operations a second of this machine's product of two square matrices; an addition counts as one."""
+        a = torch.randn(size, size, device=self.device).to(precision)
+        b = torch.randn(size, size, device=self.device).to(precision)
+
+        def multiply() -> None:
+            for _ in range(8):
+                c = a @ b
+            c[0, 0].item()
+
+        multiply()
+        return 8 * 2 * size**3 / seconds(multiply)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def operations_per_image(batch_size: int = 16) -> float:
+    """Multiplications and additions of one training step, forward and backward, for each image."""
+    model: nn.Module = AlexNet()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(batch_size, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() / batch_size
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "lowest": min(values), "highest": max(values)}
+
+
+def measure(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
+    ways = {"original": bench.original, "bare": bench.bare, "classic": bench.classic, "fast": bench.fast}
+    train_rates: dict[str, list[float]] = {name: [] for name in ways}
+    valid_rates: dict[str, list[float]] = {name: [] for name in ways}
+    products: list[float] = []
+    for way in ways.values():
+        way(256)  # the first call chooses algorithms and takes memory
+    for number in range(rounds):
+        names = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]  # who is first changes
+        for name in names:
+            seed_everything(number)
+            train_seconds, valid_seconds = ways[name](images)
+            train_rates[name].append(images / train_seconds)
+            valid_rates[name].append(images / valid_seconds)
+        products.append(bench.product_rate(bench.precision))
+        print(f"round {number + 1}: " + ", ".join(f"{name} {train_rates[name][-1]:.0f}" for name in ways), flush=True)
+
+    def time_to_result(name: str, epochs: int, number: int) -> float:
+        return epochs * (TRAIN_IMAGES / train_rates[name][number] + VALID_IMAGES / valid_rates[name][number])
+
+    every = range(rounds)
+    operations = operations_per_image()
+    return {
+        "training_images_per_second": {name: summary(values) for name, values in train_rates.items()},
+        "evaluation_images_per_second": {name: summary(values) for name, values in valid_rates.items()},
+        "minutes": {
+            f"original, {ORIGINAL_EPOCHS} epochs": summary(
+                [time_to_result("original", ORIGINAL_EPOCHS, i) / 60 for i in every]
+            ),
+            f"classic, {ORIGINAL_EPOCHS} epochs": summary(
+                [time_to_result("classic", ORIGINAL_EPOCHS, i) / 60 for i in every]
+            ),
+            f"fast, {FAST.epochs} epochs": summary([time_to_result("fast", FAST.epochs, i) / 60 for i in every]),
+        },
+        "ratios": {
+            "original / fast, time to result": summary(
+                [time_to_result("original", ORIGINAL_EPOCHS, i) / time_to_result("fast", FAST.epochs, i) for i in every]
+            ),
+            "original / classic, an epoch": summary(
+                [time_to_result("original", 1, i) / time_to_result("classic", 1, i) for i in every]
+            ),
+            "classic / bare, an epoch": summary(
+                [time_to_result("classic", 1, i) / time_to_result("bare", 1, i) for i in every]
+            ),
+        },
+        "operations_per_image": operations,
+        "product_rate": summary(products),
+        "share_of_product_rate": summary(
+            [operations * rate / product for rate, product in zip(train_rates["fast"], products, strict=True)]
+        ),
+    }
+
+
+def measure_growth(bench: Bench, images: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Images a second that `fast` trains, by number of images, batch size and threads."""
+    threads = torch.get_num_threads()
+    rates: dict[str, dict[str, list[float]]] = {"images": {}, "batch_size": {}, "threads": {}}
+
+    def note(kind: str, value: int, recipe: Recipe, count: int) -> None:
+        rates[kind].setdefault(str(value), []).append(count / bench.recipe(recipe, count)[0])
+
+    for _ in range(rounds):
+        for count in (images // 4, images // 2, images):
+            note("images", count, FAST, count)
+        for batch_size in (16, 32, 128, 512):
+            note("batch_size", batch_size, replace(FAST, batch_size=batch_size), images)
+        for count in sorted({1, threads}):
+            torch.set_num_threads(count)
+            note("threads", count, FAST, images // 2)
+        torch.set_num_threads(threads)
+    return {kind: {value: summary(rate) for value, rate in values.items()} for kind, values in rates.items()}
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Gigabytes that this process held at most; on a graphics card, those on the card."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure.suptitle(report["machine"], fontsize=10)
+    for axis, key, title in (
+        (left, "training_images_per_second", "Training"),
+        (middle, "evaluation_images_per_second", "Evaluation"),
+        (right, "minutes", "Time to the result"),
+    ):
+        values = report[key]
+        colours = [
+            ORANGE if name.startswith("fast") else BLUE if name.startswith("classic") else GREY for name in values
+        ]
+        middles = [value["median"] for value in values.values()]
+        errors = [
+            [value["median"] - value["lowest"] for value in values.values()],
+            [value["highest"] - value["median"] for value in values.values()],
+        ]
+        bars = axis.barh([name.replace(", ", ",\n") for name in values], middles, xerr=errors, color=colours, capsize=3)
+        axis.bar_label(bars, [f"{value:.0f}" for value in middles], padding=6, fontsize=9)
+        axis.invert_yaxis()
+        axis.margins(x=0.2)
+        axis.set(title=title, xlabel="minutes" if key == "minutes" else "images a second")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Measure this machine.")
+    parser.add_argument("--images", type=int, default=2048, help="trained and evaluated each turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "results" / "bench", help="the folder for JSON and picture"
+    )
+    options = parser.parse_args(arguments)
+    device = pick_device()
+    machine = describe_machine(device)
+    print(machine, flush=True)
+    data = load_images("auto")
+    bench = Bench(data.train, device)
+    report = {
+        "machine": machine,
+        "precision_of_fast": str(bench.precision).removeprefix("torch."),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "images": options.images,
+        "rounds": options.rounds,
+        **measure(bench, options.images, options.rounds),
+        "growth": measure_growth(bench, options.images, max(1, options.rounds // 2)),
+        "peak_memory_gb": peak_memory(device),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^a-z0-9]+", "-", machine.split(", Linux")[0].split("; Python")[0].lower()).strip("-")
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    (options.output / f"{name}.json").write_text(text, encoding="utf-8")
+    draw(report, options.output / f"{name}.png")
+    for key in ("training_images_per_second", "evaluation_images_per_second", "minutes", "ratios"):
+        print(f"\n{key.replace('_', ' ')}")
+        for what, value in report[key].items():
+            print(f"  {what:34} {value['median']:8.2f}   ({value['lowest']:.2f} to {value['highest']:.2f})")
+    share = report["share_of_product_rate"]
+    print(
+        f"\nA step of fast reaches {share['median']:.0%} ({share['lowest']:.0%} to {share['highest']:.0%}) of the rate "
+        f"of {report['precision_of_fast']} matrix products, {report['product_rate']['median'] / 1e9:.0f} billion "
+        f"operations a second.\nKept: {options.output}/{name}.json and .png"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

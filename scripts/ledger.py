@@ -1,0 +1,280 @@
+"""The ledger of training runs: what each was made of, what it reached, and the command that makes it again.
+
+.venv/bin/python scripts/ledger.py runs                     a table of the runs in a folder
+.venv/bin/python scripts/ledger.py --keep fast-42 fast-43   test runs of runs/, and keep their records in results/
+.venv/bin/python scripts/ledger.py --write                  results/README.md anew, from the records alone
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from alexnet_cifar10.checkpoints import CheckpointError, Run
+from alexnet_cifar10.environment import runs_root
+from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, FAST, RECIPES
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+PARAMETERS = ("epochs", "batch_size", "learning_rate", "patience")  # of notebook 4, that change its recipe
+
+HEAD = """# The ledger
+
+Each folder here is one training run on CIFAR-10: its `run.json` and `history.csv` as the run wrote them, and in
+`test.json` what its best weights answer on the test images. The tables below are written by
+`python scripts/ledger.py --write` from these files alone, and a test fails where a number in them, in the README or in
+a notebook is another one.
+
+**Validation** is the highest accuracy of all epochs on 10 000 images that are not trained on; by it recipes were
+chosen, so it is a little too high. **Test** is measured once, with the weights of that epoch: on the first 1000 test
+images, which are official pixels (two standard errors are about ± 0.02), and on all 10 000. Of the copy at hand, images
+1000–9999 had been saved again as JPEG, which makes them harder: that column cannot be compared with other people's.
+Several seeds: the mean, and in brackets the lowest and the highest. **Time** is training and validation, on the machine
+that the run names.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: what it was made of, how it went, and what it reached on the test images (if it was tested)."""
+
+    run: Run
+    record: dict[str, Any]
+    test: dict[str, Any] | None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """As written down; an older record has fewer values, and the named recipe's stand in for them."""
+        written = self.record["recipe"]
+        named = RECIPES.get(written["name"], CLASSIC)
+        return {**vars(named), "dropout": list(named.dropout), **written}
+
+    @property
+    def valid(self) -> float:
+        return self.record["result"]["best_valid_accuracy"]
+
+    @property
+    def minutes(self) -> float:
+        return self.record["result"]["seconds"] / 60
+
+    @property
+    def kind(self) -> str:
+        """The recipe's name, and what of it was changed: runs that differ only in their seed have the same."""
+        named = RECIPES.get(self.recipe["name"])
+        if named is None:
+            return f"{self.recipe['name']} (of {self.record['git_commit']})"
+        standard = {**vars(named), "dropout": list(named.dropout)}
+        changes = [f"{key} {value}" for key, value in self.recipe.items() if standard.get(key) != value]
+        return ", ".join([self.recipe["name"], *changes])
+
+    @property
+    def command(self) -> str:
+        named = RECIPES.get(self.recipe["name"])
+        changed = {key: self.recipe[key] for key in PARAMETERS if named and self.recipe[key] != getattr(named, key)}
+        asked = {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
+        return "papermill notebooks/04_train.ipynb out.ipynb " + " ".join(f"-p {k} {v}" for k, v in asked.items())
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """All runs in a folder that completed an epoch."""
+    entries = []
+    for path in sorted(folder.glob("*/run.json")):
+        run, test = Run(path.parent), path.with_name("test.json")
+        try:
+            record = run.read_record()
+        except CheckpointError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        if record.get("result", {}).get("epochs"):
+            read = json.loads(test.read_text(encoding="utf-8")) if test.exists() else None
+            entries.append(Entry(run, record, read))
+    return entries
+
+
+def by_kind(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """Runs that differ only in their seed, together; a kind is (recipe with its changes, data)."""
+    kinds: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        kinds.setdefault((entry.kind, entry.record["data"]["dataset"]), []).append(entry)
+    return kinds
+
+
+def spread(values: list[float], digits: int) -> str:
+    """`mean (lowest to highest)`; of one value the value."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def tested(entries: list[Entry], key: str, digits: int) -> str:
+    values = [entry.test[key] for entry in entries if entry.test]
+    return spread(values, digits) if values else "–"
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def table_of_kinds(entries: list[Entry]) -> str:
+    return table(
+        ["recipe", "data", "seeds", "epochs", "validation", "test, first 1000", "test, all", "minutes"],
+        [
+            [
+                kind,
+                dataset,
+                ", ".join(str(entry.record["seed"]) for entry in same),
+                ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
+                spread([entry.valid for entry in same], 4),
+                tested(same, "first_1000", 3),
+                tested(same, "accuracy", 4),
+                spread([entry.minutes for entry in same], 1),
+            ]
+            for (kind, dataset), same in by_kind(entries).items()
+        ],
+    )
+
+
+def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], float]]:
+    """(value, what it is in `fast`, what it was changed to, validation accuracies, mean gain of `fast`, same seeds).
+
+    One row for each recipe that differs from `fast` in a single value.
+    """
+    fast = {**vars(FAST), "dropout": list(FAST.dropout)}
+    standard = {entry.record["seed"]: entry.valid for entry in entries if entry.recipe == fast}
+    rows = []
+    for same in by_kind(entries).values():
+        changed = [key for key in fast if key != "name" and same[0].recipe[key] != fast[key]]
+        pairs = [(entry.valid, standard[entry.record["seed"]]) for entry in same if entry.record["seed"] in standard]
+        if len(changed) == 1 and pairs and same[0].recipe["name"] != "fast":
+            (key,) = changed
+            gain = mean(with_it - without for without, with_it in pairs)
+            rows.append((key, str(fast[key]), str(same[0].recipe[key]), [without for without, _ in pairs], gain))
+    return sorted(rows, key=lambda row: -row[4])
+
+
+def table_of_ablation(entries: list[Entry]) -> str:
+    return table(
+        ["value", "in `fast`", "instead", "validation", "what it buys"],
+        [
+            [f"`{key}`", is_, instead, spread(values, 4), f"{gain:+.4f}"]
+            for key, is_, instead, values, gain in ablation(entries)
+        ],
+    )
+
+
+def table_of_runs(entries: list[Entry]) -> str:
+    return table(
+        ["run", "validation", "best epoch", "machine", "precision", "commit", "command"],
+        [
+            [
+                f"[{entry.run.name}]({entry.run.name})",
+                f"{entry.valid:.4f}",
+                f"{entry.record['result']['best_epoch']} of {entry.record['result']['epochs']}",
+                entry.record["machine"],
+                entry.record.get("precision", "float32"),
+                (entry.record["git_commit"] or "unknown")[:7],
+                f"`{entry.command}`",
+            ]
+            for entry in entries
+        ],
+    )
+
+
+def rows_for_the_readme(entries: list[Entry]) -> list[str]:
+    """A row for each recipe that is not there only to be compared with `fast`: numbers alone, for every language."""
+    rows = []
+    for same in by_kind(entries).values():
+        if same[0].recipe["name"] not in {recipe.name for recipe in ABLATIONS}:
+            cells = [
+                f"[`{same[0].kind}`](results/README.md)",
+                ", ".join(str(entry.record["seed"]) for entry in same),
+                ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
+                spread([entry.valid for entry in same], 3),
+                tested(same, "first_1000", 3),
+                tested(same, "accuracy", 3),
+                f"{mean(entry.minutes for entry in same):.0f}",
+            ]
+            rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def document(entries: list[Entry]) -> str:
+    """The text of results/README.md."""
+    parts = [HEAD, "## By recipe\n", table_of_kinds(entries)]
+    if rows := ablation(entries):
+        seeds = f"{max(len(values) for *_, values, _ in rows)} seeds" if len(rows[0][3]) > 1 else "one seed"
+        parts += [
+            "## What each value of `fast` buys\n",
+            f"One value changed at a time, {seeds}; the last column is the validation accuracy of `fast` with the same "
+            "seeds, minus this.\n",
+            table_of_ablation(entries),
+        ]
+    parts += ["## Run by run\n", table_of_runs(entries)]
+    return "\n".join(parts)
+
+
+def keep(name: str) -> None:
+    """Test the best weights of a run, and keep its records in results/."""
+    import torch
+
+    from alexnet_cifar10.checkpoints import load_model
+    from alexnet_cifar10.data import load_images
+    from alexnet_cifar10.environment import describe_machine, pick_device
+    from alexnet_cifar10.evaluation import evaluate
+    from alexnet_cifar10.loaders import DeviceLoader
+
+    run, device = Run(runs_root() / name), pick_device()
+    record = run.read_record()
+    if record["status"] != "finished":
+        raise CheckpointError(f"the run {name!r} is not finished ({record['status']}): resume it first.")
+    images = load_images("cifar10")
+    if images.provenance.digests != record["data"]["digests"]:
+        raise CheckpointError(f"the run {name!r} was trained on other data than is here.")
+    loader = DeviceLoader(images.test, batch_size=250, device=device)
+    test = evaluate(load_model(run.best_checkpoint, device).to(memory_format=torch.channels_last), loader, device)
+    right = test.predictions == test.labels
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("run.json", "history.csv"):
+        shutil.copyfile(run.path / file, folder / file)
+    written = {
+        "accuracy": test.accuracy,
+        "first_1000": float(right[:1000].mean()),
+        "data": images.provenance.label,
+        "machine": describe_machine(device),
+    }
+    (folder / "test.json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{name}: {written}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The ledger of training runs.")
+    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS, help="a folder of runs; else results/")
+    parser.add_argument("--keep", nargs="+", metavar="RUN", default=[], help="names of runs in runs/")
+    parser.add_argument("--write", action="store_true", help="write results/README.md")
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.keep:
+            keep(name)
+    except CheckpointError as error:
+        print(f"Nothing was kept. {error}", file=sys.stderr)
+        return 1
+    if options.write or options.keep:
+        (RESULTS / "README.md").write_text(document(read_entries(RESULTS)), encoding="utf-8")
+        return 0
+    entries = read_entries(options.folder)
+    if not entries:
+        print(f"There is no run with a completed epoch in {options.folder}.", file=sys.stderr)
+        return 1
+    print(table_of_kinds(entries))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
