@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 from torch import nn
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.optim import Adam
 from torch.utils.data import DataLoader, Dataset
@@ -31,8 +32,10 @@ from torchvision.transforms import ToTensor
 
 from alexnet_cifar10.data import ImageDataset, load_images
 from alexnet_cifar10.environment import (
+    autocast,
     autocast_dtype,
     describe_machine,
+    deterministic,
     git_commit,
     pick_device,
     seed_everything,
@@ -138,20 +141,28 @@ class Bench:
         return self.recipe(FAST, count)
 
     def recipe(self, recipe: Recipe, count: int) -> tuple[float, float]:
-        """Our own functions, as `train` calls them."""
+        """Our own functions as `train` calls them, but for the files that it writes after each epoch."""
         train_loader, valid_loader = self.loaders(recipe, count)
         model = AlexNet(recipe.dropout).to(self.device, memory_format=torch.channels_last)
         optimizer = make_optimizer(model, recipe)
         precision = self.precision if recipe.autocast else torch.float32
 
         def learn() -> None:
-            train_one_epoch(model, train_loader, optimizer, label_smoothing=recipe.label_smoothing, precision=precision)
+            train_one_epoch(
+                model,
+                train_loader,
+                optimizer,
+                label_smoothing=recipe.label_smoothing,
+                precision=precision,
+                scaler=GradScaler(self.device.type, init_scale=1024, enabled=precision == torch.float16),
+            )
 
         def validate() -> None:
-            with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            with autocast(self.device, precision):
                 evaluate(model, valid_loader, self.device)
 
-        return seconds(learn), seconds(validate)
+        with deterministic(self.device):
+            return seconds(learn), seconds(validate)
 
     def loaders(self, recipe: Recipe, count: int) -> tuple[DeviceLoader, DeviceLoader]:
         data = self.first(count)
@@ -347,4 +358,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a console that lacks a character shows ? in its place
     sys.exit(main())

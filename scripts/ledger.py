@@ -15,8 +15,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from alexnet_cifar10.checkpoints import CheckpointError, Run
-from alexnet_cifar10.environment import runs_root
+import torch
+
+from alexnet_cifar10.checkpoints import CheckpointError, Run, load_model
+from alexnet_cifar10.data import DataError, load_images
+from alexnet_cifar10.environment import describe_machine, pick_device, runs_root
+from alexnet_cifar10.evaluation import evaluate
+from alexnet_cifar10.loaders import DeviceLoader
 from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, FAST, RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,15 +32,15 @@ HEAD = """# The ledger
 
 Each folder here is one training run on CIFAR-10: its `run.json` and `history.csv` as the run wrote them, and in
 `test.json` what its best weights answer on the test images. The tables below are written by
-`python scripts/ledger.py --write` from these files alone, and a test fails where a number in them, in the README or in
-a notebook is another one.
+`python scripts/ledger.py --write` from these files alone, and tests fail where a digit in them is another one, or where
+the README or a notebook states an accuracy that is not here.
 
 **Validation** is the highest accuracy of all epochs on 10 000 images that are not trained on; by it recipes were
-chosen, so it is a little too high. **Test** is measured once, with the weights of that epoch: on the first 1000 test
-images, which are official pixels (two standard errors are about ± 0.02), and on all 10 000. Of the copy at hand, images
-1000–9999 had been saved again as JPEG, which makes them harder: that column cannot be compared with other people's.
-Several seeds: the mean, and in brackets the lowest and the highest. **Time** is training and validation, on the machine
-that the run names.
+chosen, so it is a little too high. **Test** is measured once, in 32 bits, with the weights of that epoch: on the first
+1000 test images, which are official pixels (two standard errors are about ± 0.02), and on all 10 000. Of the copy at
+hand, images 1000–9999 had been saved again as JPEG, which makes them harder: that column cannot be compared with other
+people's. Several seeds: the mean, and in brackets the lowest and the highest. **Minutes** are training and validation,
+on the machine that the run names.
 """
 
 
@@ -76,12 +81,13 @@ class Entry:
     def command(self) -> str:
         named = RECIPES.get(self.recipe["name"])
         changed = {key: self.recipe[key] for key in PARAMETERS if named and self.recipe[key] != getattr(named, key)}
-        asked = {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
+        asked = {"data": "cifar10"} if self.record["data"]["dataset"] == "CIFAR-10" else {"data": "digits"}
+        asked |= {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
         return "papermill notebooks/04_train.ipynb out.ipynb " + " ".join(f"-p {k} {v}" for k, v in asked.items())
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """All runs in a folder that completed an epoch."""
+    """All runs in a folder that finished."""
     entries = []
     for path in sorted(folder.glob("*/run.json")):
         run, test = Run(path.parent), path.with_name("test.json")
@@ -90,18 +96,21 @@ def read_entries(folder: Path) -> list[Entry]:
         except CheckpointError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        if record.get("result", {}).get("epochs"):
+        if record.get("status") == "finished":
             read = json.loads(test.read_text(encoding="utf-8")) if test.exists() else None
             entries.append(Entry(run, record, read))
     return entries
 
 
-def by_kind(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """Runs that differ only in their seed, together; a kind is (recipe with its changes, data)."""
-    kinds: dict[tuple[str, str], list[Entry]] = {}
+def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Runs that differ only in their seed, together."""
+    kinds: dict[Any, list[Entry]] = {}
     for entry in entries:
-        kinds.setdefault((entry.kind, entry.record["data"]["dataset"]), []).append(entry)
-    return kinds
+        record = entry.record
+        images = (record["data"]["label"], record["train_images"], record["valid_images"])
+        where = (record["machine"], record["threads"], record.get("precision", "float32"))
+        kinds.setdefault((entry.kind, images, where), []).append(entry)
+    return list(kinds.values())
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -123,11 +132,12 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def table_of_kinds(entries: list[Entry]) -> str:
     return table(
-        ["recipe", "data", "seeds", "epochs", "validation", "test, first 1000", "test, all", "minutes"],
+        ["recipe", "data", "images", "seeds", "epochs", "validation", "test, first 1000", "test, all", "minutes"],
         [
             [
-                kind,
-                dataset,
+                same[0].kind,
+                same[0].record["data"]["dataset"],
+                f"{same[0].record['train_images']:,}",
                 ", ".join(str(entry.record["seed"]) for entry in same),
                 ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
                 spread([entry.valid for entry in same], 4),
@@ -135,7 +145,7 @@ def table_of_kinds(entries: list[Entry]) -> str:
                 tested(same, "accuracy", 4),
                 spread([entry.minutes for entry in same], 1),
             ]
-            for (kind, dataset), same in by_kind(entries).items()
+            for same in by_kind(entries)
         ],
     )
 
@@ -148,7 +158,7 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], flo
     fast = {**vars(FAST), "dropout": list(FAST.dropout)}
     standard = {entry.record["seed"]: entry.valid for entry in entries if entry.recipe == fast}
     rows = []
-    for same in by_kind(entries).values():
+    for same in by_kind(entries):
         changed = [key for key in fast if key != "name" and same[0].recipe[key] != fast[key]]
         pairs = [(entry.valid, standard[entry.record["seed"]]) for entry in same if entry.record["seed"] in standard]
         if len(changed) == 1 and pairs and same[0].recipe["name"] != "fast":
@@ -160,9 +170,9 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], flo
 
 def table_of_ablation(entries: list[Entry]) -> str:
     return table(
-        ["value", "in `fast`", "instead", "validation", "what it buys"],
+        ["value", "in `fast`", "instead", "seeds", "validation", "what it buys"],
         [
-            [f"`{key}`", is_, instead, spread(values, 4), f"{gain:+.4f}"]
+            [f"`{key}`", is_, instead, str(len(values)), spread(values, 4), f"{gain:+.4f}"]
             for key, is_, instead, values, gain in ablation(entries)
         ],
     )
@@ -189,7 +199,7 @@ def table_of_runs(entries: list[Entry]) -> str:
 def rows_for_the_readme(entries: list[Entry]) -> list[str]:
     """A row for each recipe that is not there only to be compared with `fast`: numbers alone, for every language."""
     rows = []
-    for same in by_kind(entries).values():
+    for same in by_kind(entries):
         if same[0].recipe["name"] not in {recipe.name for recipe in ABLATIONS}:
             cells = [
                 f"[`{same[0].kind}`](results/README.md)",
@@ -207,12 +217,11 @@ def rows_for_the_readme(entries: list[Entry]) -> list[str]:
 def document(entries: list[Entry]) -> str:
     """The text of results/README.md."""
     parts = [HEAD, "## By recipe\n", table_of_kinds(entries)]
-    if rows := ablation(entries):
-        seeds = f"{max(len(values) for *_, values, _ in rows)} seeds" if len(rows[0][3]) > 1 else "one seed"
+    if ablation(entries):
         parts += [
-            "## What each value of `fast` buys\n",
-            f"One value changed at a time, {seeds}; the last column is the validation accuracy of `fast` with the same "
-            "seeds, minus this.\n",
+            "## What the values of `fast` buy\n",
+            "One value changed at a time; the last column is the validation accuracy of `fast` with the same seeds, "
+            "minus this.\n",
             table_of_ablation(entries),
         ]
     parts += ["## Run by run\n", table_of_runs(entries)]
@@ -220,15 +229,10 @@ def document(entries: list[Entry]) -> str:
 
 
 def keep(name: str) -> None:
-    """Test the best weights of a run, and keep its records in results/."""
-    import torch
+    """Test the best weights of a run, and keep its records in results/.
 
-    from alexnet_cifar10.checkpoints import load_model
-    from alexnet_cifar10.data import load_images
-    from alexnet_cifar10.environment import describe_machine, pick_device
-    from alexnet_cifar10.evaluation import evaluate
-    from alexnet_cifar10.loaders import DeviceLoader
-
+    Raises `CheckpointError` for a run that is not there, not finished, or of other data, and `DataError` without data.
+    """
     run, device = Run(runs_root() / name), pick_device()
     record = run.read_record()
     if record["status"] != "finished":
@@ -259,22 +263,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", nargs="+", metavar="RUN", default=[], help="names of runs in runs/")
     parser.add_argument("--write", action="store_true", help="write results/README.md")
     options = parser.parse_args(arguments)
-    try:
-        for name in options.keep:
+    failed = False
+    for name in options.keep:
+        try:
             keep(name)
-    except CheckpointError as error:
-        print(f"Nothing was kept. {error}", file=sys.stderr)
-        return 1
+        except (CheckpointError, DataError) as error:
+            print(f"{name} was not kept: {error}", file=sys.stderr)
+            failed = True
     if options.write or options.keep:
         (RESULTS / "README.md").write_text(document(read_entries(RESULTS)), encoding="utf-8")
-        return 0
+        return int(failed)
     entries = read_entries(options.folder)
     if not entries:
-        print(f"There is no run with a completed epoch in {options.folder}.", file=sys.stderr)
+        print(f"There is no finished run in {options.folder}.", file=sys.stderr)
         return 1
     print(table_of_kinds(entries))
     return 0
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a console that lacks a character shows ? in its place
     sys.exit(main())

@@ -31,7 +31,7 @@ NOTEBOOKS = ("01_data", "02_visualization", "03_model_shapes", "04_train", "05_e
 TRAINING = "04_train"
 PROGRESS = ("About ", "Epoch ", "Finished ", "Stopped")  # how the lines begin that training prints as it goes on
 
-# Where neither is asked for: on CIFAR-10 the original's accuracy in minutes; `fast` mirrors images, which digits forbid.
+# Where neither is asked for: on CIFAR-10 minutes, not hours; the digits are too few for `fast`.
 DEFAULTS = {"CIFAR-10": {"recipe": "fast"}, "handwritten digits": {"recipe": "classic", "epochs": 10}}
 
 
@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\nNotebooks to run: {', '.join(options.notebooks)}")
     if TRAINING in options.notebooks:
         recipe = choose_recipe(asked.get("recipe", "classic"), epochs=asked.get("epochs"))
-        print(f"Training in {TRAINING}: recipe {recipe.name}, {recipe.epochs} epochs")
+        how_long = f"{'at most ' if recipe.patience is not None else ''}{recipe.epochs}"
+        print(f"Training in {TRAINING}: recipe {recipe.name}, epochs: {how_long}")
     print("Other choices: make run RECIPE=classic EPOCHS=55 DATA=cifar10\n", flush=True)
     output_folder = runs_root() / "notebooks"
     output_folder.mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,13 @@ def test_a_shift_may_be_as_large_as_the_image_allows(few):
     assert augmented(few, 1, shift=31).shape == (40, 32, 32, 3)
     for shift in (-1, 32):
         with pytest.raises(ValueError, match=f"shift = {shift}: .* by 0 to 31"):
-            DeviceLoader(few, batch_size=4, device=CPU, shift=shift)
+            DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, shift=shift)
+
+
+@pytest.mark.parametrize("how", [{"flip": True}, {"shift": 1}])
+def test_augmentation_needs_an_epoch(how, few):
+    with pytest.raises(ValueError, match="shuffle=True"):
+        DeviceLoader(few, batch_size=4, device=CPU, **how)
 
 
 def test_augmentation_is_fixed_by_seed_and_epoch_alone(few):

@@ -99,6 +99,13 @@ def test_was_committed_as_it_ran(path, notebook):
     assert "CIFAR-10" in outputs and "handwritten digits" not in outputs
 
 
+def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
+    """In the metadata of its cell, where it outlives running the cell again; the HTML of nbconvert shows it."""
+    for cell in code_cells(notebook):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            assert 20 < len(cell.metadata.get("alt", "")) < 250, cell.source
+
+
 def test_what_papermill_left_behind_is_not_tested(tmp_path):
     for name in ("conftest.py", "pyproject.toml", "notebooks/01_data.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -125,6 +132,14 @@ def test_the_epochs_asked_for_are_trained(tmp_path):
     record = json.loads((tmp_path / "zwei" / "run.json").read_text(encoding="utf-8"))
     assert record["recipe"]["batch_size"] == 64 and record["data"]["dataset"] == "handwritten digits"
     assert (tmp_path / "latest").read_text(encoding="utf-8").strip() == "zwei"
+
+
+def test_a_run_of_the_recipe_fast_is_trained_evaluated_saved_and_loaded(tmp_path):
+    for name, *parameters in (["04_train", ("recipe", "fast")], ["05_evaluation"], ["06_save_load"]):
+        done = papermill(name, tmp_path / "out.ipynb", *parameters, ("run_name", "fast"), runs=tmp_path)
+        assert done.returncode == 0, done.stderr
+    recipe = json.loads((tmp_path / "fast" / "run.json").read_text(encoding="utf-8"))["recipe"]
+    assert (recipe["name"], recipe["flip"]) == ("fast", False), "a mirrored digit is no digit"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there, a kernel is interrupted by a signal")

@@ -117,8 +117,11 @@ def folder(tmp_path):
         result = {"epochs": recipe["epochs"], "best_epoch": 1, "best_valid_accuracy": accuracy, "seconds": 60.0 * seed}
         (tmp_path / name).mkdir()
         Run(tmp_path / name).write_record({**record, "recipe": recipe, "seed": seed, "result": result})
-    (tmp_path / "e").mkdir()
-    (tmp_path / "e" / "run.json").write_text("{")
+    for name, change in (("e", {"train_images": 4000}), ("f", {"status": "interrupted"})):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+        Run(tmp_path / name).write_record(Run(tmp_path / "a").read_record() | change)
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "run.json").write_text("{")
     return tmp_path
 
 
@@ -126,9 +129,10 @@ def test_seeds_stand_together_with_their_mean_and_spread(folder, capsys):
     assert ledger.main([str(folder)]) == 0
     out, err = capsys.readouterr()
     _, _, *rows = out.strip().splitlines()
-    assert [row.split(" | ")[0] for row in rows] == ["| fast", "| fast-no-flip", "| fast, epochs 20"]
-    assert "| 1, 2 | 6 | 0.8200 (0.8100 to 0.8300) | – | – | 1.5 (1.0 to 2.0) |" in rows[0]
-    assert "'e'" in err, "a damaged record is named, and does not hide the others"
+    assert [row.split(" | ")[0] for row in rows] == ["| fast", "| fast-no-flip", "| fast, epochs 20", "| fast"]
+    assert "| 40,000 | 1, 2 | 6 | 0.8200 (0.8100 to 0.8300) | – | – | 1.5 (1.0 to 2.0) |" in rows[0]
+    assert "| 4,000 | 1 | 6 |" in rows[3], "another number of images is another kind of run"
+    assert "'g'" in err, "a damaged record is named, and does not hide the others"
 
 
 def test_an_ablation_compares_the_same_seeds(folder):
@@ -145,7 +149,6 @@ def test_a_folder_without_runs_is_named(tmp_path, capsys):
 def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, runs, digits):
     import torch
 
-    import alexnet_cifar10.data
     from alexnet_cifar10.environment import seed_everything
     from alexnet_cifar10.loaders import DeviceLoader
     from alexnet_cifar10.model import AlexNet
@@ -158,7 +161,7 @@ def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, runs, digits):
     recipe = choose_recipe("classic", epochs=1, batch_size=10)
     train(AlexNet(), *loaders, recipe, provenance=digits.provenance, seed=1, run_name="mine")
     monkeypatch.setattr(ledger, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(alexnet_cifar10.data, "load_images", lambda source: digits)
+    monkeypatch.setattr(ledger, "load_images", lambda source: digits)
     assert ledger.main(["--keep", "mine"]) == 0
     kept = tmp_path / "results" / "mine"
     for file in ("run.json", "history.csv"):

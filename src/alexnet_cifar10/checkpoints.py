@@ -86,7 +86,7 @@ class Run:
         write_text(self.path / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def read_history(self) -> list[dict[str, float]]:
-        """`history.csv`: a row an epoch, with `HISTORY_COLUMNS` (losses are means per image)."""
+        """`history.csv`: a row an epoch, `HISTORY_COLUMNS`. Losses are means per image, `lr` is the first step's."""
         with open(self.path / "history.csv", encoding="utf-8", newline="") as file:
             return [
                 {"epoch": int(row["epoch"])} | {key: float(row[key]) for key in HISTORY_COLUMNS[1:]}

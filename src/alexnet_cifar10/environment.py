@@ -5,7 +5,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 __all__ = [
+    "autocast",
     "autocast_dtype",
     "available_devices",
     "describe_machine",
@@ -90,6 +91,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and _processor_features() & {"avx512_bf16", "amx_bf16", "bf16"}:
         return torch.bfloat16
     return torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Inside of it convolutions and matrix products are computed in `precision`; with float32 it does nothing."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -55,10 +55,11 @@ class DeviceLoader:
     Iterating gives (float32 images [B, 3, 32, 32] in 0..1, int64 labels [B]): for the same seed, epoch and indices the
     very numbers that `make_data_loader` gives. 40 000 images take 123 MB.
 
-    With `flip`, half of the images are mirrored left to right, and in the next epoch the other half (Jordan, "94% on
+    With `flip`, about half of the images are mirrored left to right, and in the next epoch the others (Jordan, "94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU", 2024). With `shift`, each is moved by up to that many pixels in both
     directions, anew each epoch; what would be empty is filled with the mirror image of the border. Both are fixed by
-    seed and epoch. Raises `ValueError` for a shift that is not 0..31.
+    the seed and by the epoch of `sampler.set_epoch`, and so need `shuffle`. Raises `ValueError` without it, for a shift
+    that is not 0..31, and for no indices.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class DeviceLoader:
             raise ValueError("there are no images to make batches of: the list of indices is empty.")
         if not 0 <= shift < 32:
             raise ValueError(f"shift = {shift}: an image of 32 pixels can be moved by 0 to 31 of them.")
+        if (flip or shift) and not shuffle:
+            raise ValueError("flip and shift change with the epoch, which only a loader with shuffle=True is told.")
         chosen = np.asarray(indices)
         self.images = torch.from_numpy(dataset.data[chosen]).to(device)  # uint8 [N, 32, 32, 3]
         self.labels = torch.tensor(dataset.targets)[chosen].to(device)  # int64 [N]
@@ -106,7 +109,7 @@ class DeviceLoader:
 
     def _places(self) -> Tensor:
         """For each row and each column of each image, the one that it is taken from: int64 [2, N, 32], in 0..31."""
-        count, epoch = len(self.labels), getattr(self.sampler, "epoch", 0)
+        count, epoch = len(self.labels), self.sampler.epoch
         places = torch.arange(32).expand(2, count, 32)
         if self.shift:
             # its own generator, as for the order; of another stream, so that the two have nothing in common
