@@ -144,8 +144,8 @@ class Bench:
         """Our own functions as `train` calls them, but for the files that it writes after each epoch."""
         train_loader, valid_loader = self.loaders(recipe, count)
         model = AlexNet(recipe.dropout).to(self.device, memory_format=torch.channels_last)
-        optimizer = make_optimizer(model, recipe)
         precision = self.precision if recipe.autocast else torch.float32
+        optimizer = make_optimizer(model, recipe, precision)
 
         def learn() -> None:
             train_one_epoch(
@@ -268,7 +268,7 @@ def measure_growth(bench: Bench, images: int, rounds: int) -> dict[str, dict[str
     for _ in range(rounds):
         for count in (images // 4, images // 2, images):
             note("images", count, FAST, count)
-        for batch_size in (16, 32, 128, 512):
+        for batch_size in (16, 64, 256, 1024):
             note("batch_size", batch_size, replace(FAST, batch_size=batch_size), images)
         for count in sorted({1, threads}):
             torch.set_num_threads(count)

@@ -701,7 +701,8 @@ def test_a_first_step_that_overflows_in_float16_is_left_out_and_harms_nothing(di
     """As on a graphics card whose first gradients are too large: the scaler skips the step, and tries a smaller one."""
     model, loader = small_model(), DeviceLoader(digits.train, range(8), batch_size=8, device=CPU)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer, scaler = make_optimizer(model, FAST), torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    optimizer = make_optimizer(model, FAST, torch.float16)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
     train_one_epoch(model, loader, optimizer, precision=torch.float16, scaler=scaler)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     scaler.update(1024.0)
@@ -724,19 +725,6 @@ def test_a_run_goes_on_where_other_types_are_fast(start, monkeypatch):
         run = start(small_model(), base=FAST, epochs=3, resume=True)
     assert [row["epoch"] for row in run.read_history()] == [1, 2, 3]
     assert [part["precision"] for part in run.read_record()["resumed"]] == ["float16", "float32"]
-
-
-def test_weight_decay_is_for_weights_and_not_for_biases_and_batchnorm(start):
-    with torch.no_grad():
-        model = small_model()
-        for parameter in model.parameters():
-            parameter.fill_(1.0)
-    # a rate so small that only a decay this large moves a weight
-    run = start(model, base=FAST, learning_rate=1e-7, weight_decay=1e5, warm_up=0.3)
-    weights = load_state(run.last_checkpoint)
-    for name, value in model.named_parameters():
-        moved = (weights[name] - 1).abs().min().item() > 1e-4
-        assert moved == (value.ndim > 1), name
 
 
 def test_label_smoothing_is_for_training_and_not_for_validation(start, digits):

@@ -15,7 +15,7 @@ class Recipe:
     name: str
     epochs: int  # "plateau": at most; "one-cycle": exactly
     batch_size: int  # images a step
-    optimizer: Literal["adam", "sgd"]  # "sgd": with Nesterov momentum
+    optimizer: Literal["adam", "sgd", "muon"]  # "sgd": with Nesterov momentum; "muon": and with orthogonal steps
     learning_rate: float  # "plateau": at the start; "one-cycle": the highest
     schedule: Literal["plateau", "one-cycle"]
     dropout: tuple[float, float, float, float, float]  # share that is dropped by each of `AlexNet`'s dropouts
@@ -24,8 +24,7 @@ class Recipe:
     plateau_patience: int = 4  # ... after more than this many epochs without a lower validation loss
     # "one-cycle": the rate rises in a straight line over this share of all steps, then falls in one to nearly 0
     warm_up: float = 0.0
-    momentum: float = 0.0  # of "sgd"
-    weight_decay: float = 0.0  # of "sgd", for the weights of convolutions and linear layers, not biases and BatchNorm
+    momentum: float = 0.0  # of "sgd" and "muon"
     label_smoothing: float = 0.0  # this share of the probability that a label stands for goes to all ten classes alike
     flip: bool = False  # each image is seen mirrored in every second epoch
     shift: int = 0  # ... and moved by up to this many pixels, up or down and left or right
@@ -47,18 +46,17 @@ CLASSIC = Recipe(
     patience=7,
 )
 
-# The same network, trained to the original's accuracy in a quarter of its epochs.
+# The same network, trained to the original's accuracy in an eighth of its epochs.
 FAST = Recipe(
     name="fast",
-    epochs=6,
-    batch_size=128,
-    optimizer="sgd",
-    learning_rate=0.06,
+    epochs=3,
+    batch_size=256,
+    optimizer="muon",
+    learning_rate=0.05,
     schedule="one-cycle",
     dropout=(0.0, 0.0, 0.0, 0.0, 0.0),
     warm_up=0.2,
     momentum=0.9,
-    weight_decay=5e-4,
     label_smoothing=0.1,
     flip=True,
     shift=2,
@@ -70,7 +68,7 @@ ABLATIONS = (
     replace(FAST, name="fast-no-flip", flip=False),
     replace(FAST, name="fast-no-shift", shift=0),
     replace(FAST, name="fast-no-smoothing", label_smoothing=0.0),
-    replace(FAST, name="fast-no-decay", weight_decay=0.0),
+    replace(FAST, name="fast-sgd", optimizer="sgd"),
     replace(FAST, name="fast-with-dropout", dropout=CLASSIC.dropout),
     replace(FAST, name="fast-no-autocast", autocast=False),
 )

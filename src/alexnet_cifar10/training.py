@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -44,6 +44,7 @@ from alexnet_cifar10.environment import (
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.optimizers import Muon
 from alexnet_cifar10.recipes import Recipe, choose_recipe
 
 __all__ = ["Monitor", "TrainingError", "find_or_train_run", "make_optimizer", "one_cycle", "train", "train_one_epoch"]
@@ -179,10 +180,10 @@ def train(
             )
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, recipe)
+    precision = autocast_dtype(device) if recipe.autocast else torch.float32
+    optimizer = make_optimizer(model, recipe, precision)
     scheduler = _make_scheduler(optimizer, recipe, steps=recipe.epochs * len(train_loader))
     each_step = recipe.schedule == "one-cycle"
-    precision = autocast_dtype(device) if recipe.autocast else torch.float32
     scaler = GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if scaler.is_enabled():
@@ -271,20 +272,20 @@ def train(
     return run
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimiser of all weights of `model`."""
+def make_optimizer(model: nn.Module, recipe: Recipe, precision: torch.dtype) -> Optimizer:
+    """The recipe's optimiser of all weights of `model`, whose products are computed in `precision`."""
     if recipe.optimizer == "adam":
         return Adam(model.parameters(), lr=recipe.learning_rate)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    hidden = {id(parameter) for parameter in matrices[1:-1]}  # Muon is not for the first and the last layer
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2]},  # biases and BatchNorm
+        {"params": [p for p in parameters if id(p) in hidden], "orthogonal": recipe.optimizer == "muon"},
+        {"params": [p for p in parameters if id(p) not in hidden]},
     ]
-    optimizer = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
-    for parameter in parameters:
-        # else a first step that the scaler skips would leave it as the memory was, and the second would use it
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+    # float16 has too small a range for it
+    precision = torch.bfloat16 if precision == torch.bfloat16 else torch.float32
+    return Muon(groups, lr=recipe.learning_rate, momentum=recipe.momentum, precision=precision)
 
 
 def one_cycle(step: int, steps: int, warm_up: float) -> float:
