@@ -114,10 +114,10 @@ def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 
 def spread(values: list[float], digits: int) -> str:
-    """`mean (lowest to highest)`; of one value the value."""
+    """`mean (lowest–highest)`; of one value the value."""
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
-    return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def tested(entries: list[Entry], key: str, digits: int) -> str:

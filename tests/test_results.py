@@ -100,6 +100,21 @@ def test_no_accuracy_is_stated_that_nobody_measured(name):
     assert stated - given - CITED == set()
 
 
+def test_notebook_4_compares_the_recipes_by_their_runs():
+    words = {3: "three"}
+    by_name = {same[0].recipe["name"]: same for same in ledger.by_kind(ENTRIES)}
+    (classic,), fast = by_name["classic"], by_name["fast"]
+    text = " ".join(text_of("notebooks/04_train.ipynb").split())
+    minutes, epochs = f"{classic.minutes:.0f} minutes", classic.record["result"]["epochs"]
+    assert f"accuracy of {classic.valid:.3f}, after {epochs} epochs and {minutes} (one seed" in text
+    accuracies = [entry.valid for entry in fast]
+    between = f"{min(accuracies):.3f} to {max(accuracies):.3f}"
+    epochs, seeds = words[fast[0].record["result"]["epochs"]], words[len(fast)]
+    minutes = f"{sum(entry.minutes for entry in fast) / len(fast):.0f} minutes"
+    assert f"came to {between} in {epochs} epochs and about {minutes} ({seeds} seeds;" in text
+    assert f'`recipe = "fast"`, in the cell with the parameters below, it took about {minutes}' in text
+
+
 # --- the ledger's script, on runs of its own ----------------------------------------------------------------------
 
 
@@ -130,7 +145,7 @@ def test_seeds_stand_together_with_their_mean_and_spread(folder, capsys):
     out, err = capsys.readouterr()
     _, _, *rows = out.strip().splitlines()
     assert [row.split(" | ")[0] for row in rows] == ["| fast", "| fast-no-flip", "| fast, epochs 20", "| fast"]
-    assert "| 40,000 | 1, 2 | 3 | 0.8200 (0.8100 to 0.8300) | – | – | 1.5 (1.0 to 2.0) |" in rows[0]
+    assert "| 40,000 | 1, 2 | 3 | 0.8200 (0.8100–0.8300) | – | – | 1.5 (1.0–2.0) |" in rows[0]
     assert "| 4,000 | 1 | 3 |" in rows[3], "another number of images is another kind of run"
     assert "'g'" in err, "a damaged record is named, and does not hide the others"
 

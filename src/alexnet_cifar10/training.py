@@ -96,7 +96,7 @@ def train_one_epoch(
     """Learn once from every image of `loader`; return the training loss, mean per image in nats.
 
     `after_step` is called with the number of images seen so far. `label_smoothing`, 0..1, is the share of each label
-    that goes to all classes alike; the loss that is returned is the larger by it. `precision` is the type that
+    that goes to all classes alike; it counts in the loss that is returned. `precision` is the type that
     convolutions and matrix products are computed in; float16 needs a `scaler`, or small gradients become 0. Raises
     `TrainingError`, with the step, when a loss is not a finite number.
     """
