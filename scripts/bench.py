@@ -50,6 +50,7 @@ from alexnet_cifar10.training import make_optimizer, train_one_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 ORIGINAL_EPOCHS = 24  # after which the original stopped
+PRODUCT_SIZE = 3072  # rows and columns of the matrices that the machine's own rate is measured with
 TRAIN_IMAGES, VALID_IMAGES = 40_000, 10_000  # of an epoch of the tutorial
 
 
@@ -172,10 +173,9 @@ class Bench:
             DeviceLoader(data, batch_size=250, device=self.device),
         )
 
-    def product_rate(self, precision: torch.dtype, size: int = 3072) -> float:
+    def product_rate(self, precision: torch.dtype) -> float:
         """Operations a second of this machine's product of two square matrices; an addition counts as one."""
-        a = torch.randn(size, size, device=self.device).to(precision)
-        b = torch.randn(size, size, device=self.device).to(precision)
+        a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=self.device).to(precision) for _ in range(2))
 
         def multiply() -> None:
             for _ in range(8):
@@ -183,7 +183,7 @@ class Bench:
             c[0, 0].item()
 
         multiply()
-        return 8 * 2 * size**3 / seconds(multiply)
+        return 8 * 2 * PRODUCT_SIZE**3 / seconds(multiply)
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -210,7 +210,7 @@ def measure(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
     valid_rates: dict[str, list[float]] = {name: [] for name in ways}
     products: list[float] = []
     for way in ways.values():
-        way(256)  # the first call chooses algorithms and takes memory
+        way(min(256, images))  # the first call chooses algorithms and takes memory
     for number in range(rounds):
         names = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]  # who is first changes
         for name in names:

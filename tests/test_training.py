@@ -645,18 +645,19 @@ def precision(request, monkeypatch):
 
 
 def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
-    whole = start(base=FAST, epochs=3, run_name="whole")
+    few = {"images": 6, "valid": range(20, 22), "epochs": 2}
+    whole = start(base=FAST, **few, run_name="whole")
     assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
-    start(base=FAST, epochs=3, loader=interrupted_in(3))
-    run = start(base=FAST, epochs=3, resume=True)
+    start(base=FAST, **few, loader=interrupted_in(2))
+    run = start(base=FAST, **few, resume=True)
     assert_identical(run, whole)
     assert all(value.dtype in (torch.float32, torch.int64) for value in load_state(run.best_checkpoint).values())
 
 
 def test_fast_learns_the_digits(start):
     # mirrored digits are no digits, so not with flips
-    run = start(base=FAST, flip=False, shift=0, images=160, valid=range(300, 400), epochs=3, batch_size=8)
-    first, *_, last = run.read_history()
+    run = start(base=FAST, flip=False, shift=0, images=120, valid=range(300, 360), epochs=2, batch_size=8)
+    first, last = run.read_history()
     assert last["train_loss"] < first["train_loss"] and last["valid_accuracy"] > 0.5
 
 
