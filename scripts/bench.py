@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +24,6 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 from torch import nn
-from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.optim import Adam
 from torch.utils.data import DataLoader, Dataset
@@ -46,7 +46,7 @@ from alexnet_cifar10.loaders import DeviceLoader
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.plots import BLUE, GREY, ORANGE
 from alexnet_cifar10.recipes import CLASSIC, FAST, Recipe
-from alexnet_cifar10.training import make_optimizer, train_one_epoch
+from alexnet_cifar10.training import make_optimizer, make_scaler, train_one_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 ORIGINAL_EPOCHS = 24  # after which the original stopped
@@ -135,12 +135,6 @@ class Bench:
 
         return seconds(learn), seconds(validate)
 
-    def classic(self, count: int) -> tuple[float, float]:
-        return self.recipe(CLASSIC, count)
-
-    def fast(self, count: int) -> tuple[float, float]:
-        return self.recipe(FAST, count)
-
     def recipe(self, recipe: Recipe, count: int) -> tuple[float, float]:
         """Our own functions as `train` calls them, but for the files that it writes after each epoch."""
         train_loader, valid_loader = self.loaders(recipe, count)
@@ -155,7 +149,7 @@ class Bench:
                 optimizer,
                 label_smoothing=recipe.label_smoothing,
                 precision=precision,
-                scaler=GradScaler(self.device.type, init_scale=1024, enabled=precision == torch.float16),
+                scaler=make_scaler(self.device, precision),
             )
 
         def validate() -> None:
@@ -205,7 +199,8 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def measure(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
-    ways = {"original": bench.original, "bare": bench.bare, "classic": bench.classic, "fast": bench.fast}
+    ways = {"original": bench.original, "bare": bench.bare}
+    ways |= {recipe.name: partial(bench.recipe, recipe) for recipe in (CLASSIC, FAST)}
     train_rates: dict[str, list[float]] = {name: [] for name in ways}
     valid_rates: dict[str, list[float]] = {name: [] for name in ways}
     products: list[float] = []
@@ -221,33 +216,28 @@ def measure(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
         products.append(bench.product_rate(bench.precision))
         print(f"round {number + 1}: " + ", ".join(f"{name} {train_rates[name][-1]:.0f}" for name in ways), flush=True)
 
-    def time_to_result(name: str, epochs: int, number: int) -> float:
-        return epochs * (TRAIN_IMAGES / train_rates[name][number] + VALID_IMAGES / valid_rates[name][number])
+    def minutes(name: str, epochs: int) -> list[float]:
+        """Of so many epochs, round by round."""
+        rates = zip(train_rates[name], valid_rates[name], strict=True)
+        return [epochs * (TRAIN_IMAGES / train + VALID_IMAGES / valid) / 60 for train, valid in rates]
 
-    every = range(rounds)
+    def ratio(some: list[float], others: list[float]) -> dict[str, float]:
+        return summary([one / other for one, other in zip(some, others, strict=True)])
+
     operations = operations_per_image()
+    original, fast = minutes("original", ORIGINAL_EPOCHS), minutes("fast", FAST.epochs)
     return {
         "training_images_per_second": {name: summary(values) for name, values in train_rates.items()},
         "evaluation_images_per_second": {name: summary(values) for name, values in valid_rates.items()},
         "minutes": {
-            f"original, {ORIGINAL_EPOCHS} epochs": summary(
-                [time_to_result("original", ORIGINAL_EPOCHS, i) / 60 for i in every]
-            ),
-            f"classic, {ORIGINAL_EPOCHS} epochs": summary(
-                [time_to_result("classic", ORIGINAL_EPOCHS, i) / 60 for i in every]
-            ),
-            f"fast, {FAST.epochs} epochs": summary([time_to_result("fast", FAST.epochs, i) / 60 for i in every]),
+            f"original, {ORIGINAL_EPOCHS} epochs": summary(original),
+            f"classic, {ORIGINAL_EPOCHS} epochs": summary(minutes("classic", ORIGINAL_EPOCHS)),
+            f"fast, {FAST.epochs} epochs": summary(fast),
         },
         "ratios": {
-            "original / fast, time to result": summary(
-                [time_to_result("original", ORIGINAL_EPOCHS, i) / time_to_result("fast", FAST.epochs, i) for i in every]
-            ),
-            "original / classic, an epoch": summary(
-                [time_to_result("original", 1, i) / time_to_result("classic", 1, i) for i in every]
-            ),
-            "classic / bare, an epoch": summary(
-                [time_to_result("classic", 1, i) / time_to_result("bare", 1, i) for i in every]
-            ),
+            "original / fast, time to result": ratio(original, fast),
+            "original / classic, an epoch": ratio(minutes("original", 1), minutes("classic", 1)),
+            "classic / bare, an epoch": ratio(minutes("classic", 1), minutes("bare", 1)),
         },
         "operations_per_image": operations,
         "product_rate": summary(products),

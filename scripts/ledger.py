@@ -53,11 +53,15 @@ class Entry:
     test: dict[str, Any] | None
 
     @property
+    def named(self) -> dict[str, Any]:
+        """The values of the recipe of this name, as a record has them; {} if there is none any more."""
+        recipe = RECIPES.get(self.record["recipe"]["name"])
+        return recipe.as_record() if recipe else {}
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """As written down; an older record has fewer values, and the named recipe's stand in for them."""
-        written = self.record["recipe"]
-        named = RECIPES.get(written["name"], CLASSIC)
-        return {**vars(named), "dropout": list(named.dropout), **written}
+        return {**(self.named or CLASSIC.as_record()), **self.record["recipe"]}
 
     @property
     def valid(self) -> float:
@@ -70,17 +74,14 @@ class Entry:
     @property
     def kind(self) -> str:
         """The recipe's name, and what of it was changed: runs that differ only in their seed have the same."""
-        named = RECIPES.get(self.recipe["name"])
-        if named is None:
+        if not self.named:
             return f"{self.recipe['name']} (of {self.record['git_commit']})"
-        standard = {**vars(named), "dropout": list(named.dropout)}
-        changes = [f"{key} {value}" for key, value in self.recipe.items() if standard.get(key) != value]
+        changes = [f"{key} {value}" for key, value in self.recipe.items() if self.named.get(key) != value]
         return ", ".join([self.recipe["name"], *changes])
 
     @property
     def command(self) -> str:
-        named = RECIPES.get(self.recipe["name"])
-        changed = {key: self.recipe[key] for key in PARAMETERS if named and self.recipe[key] != getattr(named, key)}
+        changed = {key: self.recipe[key] for key in PARAMETERS if self.named and self.recipe[key] != self.named[key]}
         asked = {"data": "cifar10"} if self.record["data"]["dataset"] == "CIFAR-10" else {"data": "digits"}
         asked |= {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
         return "papermill notebooks/04_train.ipynb out.ipynb " + " ".join(f"-p {k} {v}" for k, v in asked.items())
@@ -125,9 +126,23 @@ def tested(entries: list[Entry], key: str, digits: int) -> str:
     return spread(values, digits) if values else "–"
 
 
+def figures(same: list[Entry], digits: int) -> list[str]:
+    """Of runs that differ only in their seed: seeds, epochs, accuracy on validation, first 1000 and all test images."""
+    return [
+        ", ".join(str(entry.record["seed"]) for entry in same),
+        ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
+        spread([entry.valid for entry in same], digits),
+        tested(same, "first_1000", 3),
+        tested(same, "accuracy", digits),
+    ]
+
+
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join(row(cells) for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def table_of_kinds(entries: list[Entry]) -> str:
@@ -138,11 +153,7 @@ def table_of_kinds(entries: list[Entry]) -> str:
                 same[0].kind,
                 same[0].record["data"]["dataset"],
                 f"{same[0].record['train_images']:,}",
-                ", ".join(str(entry.record["seed"]) for entry in same),
-                ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
-                spread([entry.valid for entry in same], 4),
-                tested(same, "first_1000", 3),
-                tested(same, "accuracy", 4),
+                *figures(same, 4),
                 spread([entry.minutes for entry in same], 1),
             ]
             for same in by_kind(entries)
@@ -155,7 +166,7 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], flo
 
     One row for each recipe that differs from `fast` in a single value.
     """
-    fast = {**vars(FAST), "dropout": list(FAST.dropout)}
+    fast = FAST.as_record()
     standard = {entry.record["seed"]: entry.valid for entry in entries if entry.recipe == fast}
     rows = []
     for same in by_kind(entries):
@@ -198,20 +209,18 @@ def table_of_runs(entries: list[Entry]) -> str:
 
 def rows_for_the_readme(entries: list[Entry]) -> list[str]:
     """A row for each recipe that is not there only to be compared with `fast`: numbers alone, for every language."""
-    rows = []
-    for same in by_kind(entries):
-        if same[0].recipe["name"] not in {recipe.name for recipe in ABLATIONS}:
-            cells = [
+    left_out = {recipe.name for recipe in ABLATIONS}
+    return [
+        row(
+            [
                 f"[`{same[0].kind}`](results/README.md)",
-                ", ".join(str(entry.record["seed"]) for entry in same),
-                ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
-                spread([entry.valid for entry in same], 3),
-                tested(same, "first_1000", 3),
-                tested(same, "accuracy", 3),
+                *figures(same, 3),
                 f"{mean(entry.minutes for entry in same):.0f}",
             ]
-            rows.append("| " + " | ".join(cells) + " |")
-    return rows
+        )
+        for same in by_kind(entries)
+        if same[0].recipe["name"] not in left_out
+    ]
 
 
 def document(entries: list[Entry]) -> str:

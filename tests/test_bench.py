@@ -1,16 +1,10 @@
 """The benchmark: every way runs, and what is kept is what was measured."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
+import bench
 import pytest
 import torch
-
-spec = importlib.util.spec_from_file_location("bench", Path(__file__).resolve().parent.parent / "scripts" / "bench.py")
-bench = sys.modules["bench"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bench)
 
 
 def test_a_short_benchmark_keeps_a_report_and_a_picture(tmp_path, capsys, monkeypatch):

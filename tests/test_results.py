@@ -1,12 +1,11 @@
 """Every figure about our own runs, wherever it is stated, is the one that the run wrote into results/."""
 
-import importlib.util
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
+import ledger
 import nbformat
 import pytest
 
@@ -17,9 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 CLASSIC_RUN = Run(RESULTS / "classic-42")
 
-spec = importlib.util.spec_from_file_location("ledger", ROOT / "scripts" / "ledger.py")
-ledger = sys.modules["ledger"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ledger)
 ENTRIES = ledger.read_entries(RESULTS)
 
 # What the original tutorial printed and we cite, and numbers in the text that are no results.

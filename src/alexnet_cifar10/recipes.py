@@ -1,7 +1,7 @@
 """What a training run is made of, as plain values."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from alexnet_cifar10.environment import is_smoke_run
 
@@ -30,6 +30,10 @@ class Recipe:
     shift: int = 0  # ... and moved by up to this many pixels, up or down and left or right
     autocast: bool = False  # multiply in 16 bits, where the device is fast at it
     patience: int | None = None  # early stopping after more than this many epochs without a lower validation loss
+
+    def as_record(self) -> dict[str, Any]:
+        """Its values as `run.json` gives them back."""
+        return {**asdict(self), "dropout": list(self.dropout)}
 
 
 # The original tutorial's run, value by value.

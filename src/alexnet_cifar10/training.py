@@ -47,7 +47,16 @@ from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.optimizers import Muon
 from alexnet_cifar10.recipes import Recipe, choose_recipe
 
-__all__ = ["Monitor", "TrainingError", "find_or_train_run", "make_optimizer", "one_cycle", "train", "train_one_epoch"]
+__all__ = [
+    "Monitor",
+    "TrainingError",
+    "find_or_train_run",
+    "make_optimizer",
+    "make_scaler",
+    "one_cycle",
+    "train",
+    "train_one_epoch",
+]
 
 NOT_FINITE = "not a finite number. A lower learning_rate often helps."
 
@@ -168,30 +177,21 @@ def train(
         raise TrainingError(f"batch_size = {recipe.batch_size}: there are only {train_images} training images.")
     if len(valid_loader.sampler) == 0:
         raise TrainingError("there are no validation images: the best model could not be told.")
-    made = {"flip": getattr(train_loader, "flip", False), "shift": getattr(train_loader, "shift", 0)}
-    if isinstance(model, AlexNet):
-        made["dropout"] = tuple(model.dropout)
-    for key, value in made.items():
-        if value != (wanted := getattr(recipe, key)):
-            maker = "AlexNet" if key == "dropout" else "DeviceLoader"
-            raise TrainingError(
-                f"the recipe {recipe.name!r} has {key} = {wanted}, here it is {value}: {maker}({key}={wanted}, ...) "
-                "makes what it needs."
-            )
+    _refuse_unless_made_for(recipe, model, train_loader)
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
     precision = autocast_dtype(device) if recipe.autocast else torch.float32
     optimizer = make_optimizer(model, recipe, precision)
     scheduler = _make_scheduler(optimizer, recipe, steps=recipe.epochs * len(train_loader))
     each_step = recipe.schedule == "one-cycle"
-    scaler = GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
+    scaler = make_scaler(device, precision)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if scaler.is_enabled():
         parts["scaler"] = scaler
     monitor = Monitor(recipe.patience)
     history: list[dict[str, float]] = []
     settings = {
-        "recipe": {**asdict(recipe), "dropout": list(recipe.dropout)},  # as JSON gives it back
+        "recipe": recipe.as_record(),
         "seed": seed,
         "data": {"label": provenance.label, **asdict(provenance)},
         "train_images": train_images,
@@ -272,6 +272,20 @@ def train(
     return run
 
 
+def _refuse_unless_made_for(recipe: Recipe, model: nn.Module, train_loader: DataLoader | DeviceLoader) -> None:
+    """`train` does not set flips, shifts and dropout; a record that names others than there were would not be true."""
+    made = {"flip": getattr(train_loader, "flip", False), "shift": getattr(train_loader, "shift", 0)}
+    if isinstance(model, AlexNet):
+        made["dropout"] = tuple(model.dropout)
+    for key, value in made.items():
+        if value != (wanted := getattr(recipe, key)):
+            maker = "AlexNet" if key == "dropout" else "DeviceLoader"
+            raise TrainingError(
+                f"the recipe {recipe.name!r} has {key} = {wanted}, here it is {value}: {maker}({key}={wanted}, ...) "
+                "makes what it needs."
+            )
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe, precision: torch.dtype) -> Optimizer:
     """The recipe's optimiser of all weights of `model`, whose products are computed in `precision`."""
     if recipe.optimizer == "adam":
@@ -286,6 +300,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe, precision: torch.dtype) -> 
     # float16 has too small a range for it
     precision = torch.bfloat16 if precision == torch.bfloat16 else torch.float32
     return Muon(groups, lr=recipe.learning_rate, momentum=recipe.momentum, precision=precision)
+
+
+def make_scaler(device: torch.device, precision: torch.dtype) -> GradScaler:
+    """What float16 needs, so that small gradients do not become 0; for other types it does nothing."""
+    return GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
 
 
 def one_cycle(step: int, steps: int, warm_up: float) -> float:
