@@ -280,7 +280,7 @@ def peak_memory(device: torch.device) -> float | None:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure, ((left, middle, right), below) = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained")
     figure.suptitle(report["machine"], fontsize=10)
     for axis, key, title in (
         (left, "training_images_per_second", "Training"),
@@ -291,17 +291,25 @@ def draw(report: dict[str, Any], path: Path) -> None:
         colours = [
             ORANGE if name.startswith("fast") else BLUE if name.startswith("classic") else GREY for name in values
         ]
-        middles = [value["median"] for value in values.values()]
-        errors = [
-            [value["median"] - value["lowest"] for value in values.values()],
-            [value["highest"] - value["median"] for value in values.values()],
-        ]
-        bars = axis.barh([name.replace(", ", ",\n") for name in values], middles, xerr=errors, color=colours, capsize=3)
+        names, middles, errors = error_bars(values)
+        bars = axis.barh([name.replace(", ", ",\n") for name in names], middles, xerr=errors, color=colours, capsize=3)
         axis.bar_label(bars, [f"{value:.0f}" for value in middles], padding=6, fontsize=9)
         axis.invert_yaxis()
         axis.margins(x=0.2)
         axis.set(title=title, xlabel="minutes" if key == "minutes" else "images a second")
+    for axis, (kind, values) in zip(below, report["growth"].items(), strict=True):
+        names, middles, errors = error_bars(values)
+        axis.errorbar(names, middles, yerr=errors, color=ORANGE, marker="o", capsize=3)
+        axis.set(title=f"fast, by {kind.replace('_', ' ')}", ylabel="images a second", ylim=(0, 1.2 * max(middles)))
+        axis.margins(x=0.15)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def error_bars(values: dict[str, dict[str, float]]) -> tuple[list[str], list[float], list[list[float]]]:
+    """Names, medians, and how far below and above them the lowest and the highest lie."""
+    below = [value["median"] - value["lowest"] for value in values.values()]
+    above = [value["highest"] - value["median"] for value in values.values()]
+    return list(values), [value["median"] for value in values.values()], [below, above]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -43,6 +43,14 @@ people's. Several seeds: the mean, and in brackets the lowest and the highest. *
 on the machine that the run names.
 """
 
+SPEED = """## How fast a machine is
+
+Measured by `make bench`, which keeps a JSON and a picture in `bench/`: all ways take turns in one process; medians over
+the rounds, and in brackets the lowest and the highest. `original` is the original's loop (one image after the other
+through PIL, batches of 16, 32 bits), `bare` the steps of `classic` with nothing around them. Times are those of so many
+epochs of 40 000 training and 10 000 validation images, computed from the rates.
+"""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -62,6 +70,11 @@ class Entry:
     def recipe(self) -> dict[str, Any]:
         """As written down; an older record has fewer values, and the named recipe's stand in for them."""
         return {**(self.named or CLASSIC.as_record()), **self.record["recipe"]}
+
+    @property
+    def images(self) -> tuple[str, int, int]:
+        """What was trained and judged on: the data, and how many images of it."""
+        return (self.record["data"]["label"], self.record["train_images"], self.record["valid_images"])
 
     @property
     def valid(self) -> float:
@@ -107,10 +120,8 @@ def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
     """Runs that differ only in their seed, together."""
     kinds: dict[Any, list[Entry]] = {}
     for entry in entries:
-        record = entry.record
-        images = (record["data"]["label"], record["train_images"], record["valid_images"])
-        where = (record["machine"], record["threads"], record.get("precision", "float32"))
-        kinds.setdefault((entry.kind, images, where), []).append(entry)
+        where = (entry.record["machine"], entry.record["threads"], entry.record.get("precision", "float32"))
+        kinds.setdefault((entry.kind, entry.images, where), []).append(entry)
     return list(kinds.values())
 
 
@@ -164,14 +175,18 @@ def table_of_kinds(entries: list[Entry]) -> str:
 def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], float]]:
     """(value, what it is in `fast`, what it was changed to, validation accuracies, mean gain of `fast`, same seeds).
 
-    One row for each recipe that differs from `fast` in a single value.
+    One row for each recipe that differs from `fast` in a single value, trained on the same images.
     """
     fast = FAST.as_record()
-    standard = {entry.record["seed"]: entry.valid for entry in entries if entry.recipe == fast}
+
+    def comparable(entry: Entry) -> tuple[Any, ...]:
+        return (*entry.images, entry.record["machine"], entry.record["seed"])
+
+    standard = {comparable(entry): entry.valid for entry in entries if entry.recipe == fast}
     rows = []
     for same in by_kind(entries):
         changed = [key for key in fast if key != "name" and same[0].recipe[key] != fast[key]]
-        pairs = [(entry.valid, standard[entry.record["seed"]]) for entry in same if entry.record["seed"] in standard]
+        pairs = [(entry.valid, standard[comparable(entry)]) for entry in same if comparable(entry) in standard]
         if len(changed) == 1 and pairs and same[0].recipe["name"] != "fast":
             (key,) = changed
             gain = mean(with_it - without for without, with_it in pairs)
@@ -223,7 +238,52 @@ def rows_for_the_readme(entries: list[Entry]) -> list[str]:
     ]
 
 
-def document(entries: list[Entry]) -> str:
+def read_benchmarks(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """What `make bench` kept, a file a machine."""
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("bench/*.json"))]
+
+
+def measured(value: dict[str, float], digits: int = 0) -> str:
+    """`median (lowest–highest)` of a figure of the benchmark."""
+    middle, lowest, highest = (f"{value[key]:,.{digits}f}" for key in ("median", "lowest", "highest"))
+    return f"{middle} ({lowest}–{highest})"
+
+
+def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
+    """What one machine does, as tables; the picture beside the file shows the same."""
+    minutes = {}
+    for what, value in report["minutes"].items():
+        name, epochs = what.split(", ")
+        minutes[name] = f"{epochs}: {measured(value, 1)}"
+    share = {key: 100 * value for key, value in report["share_of_product_rate"].items()}
+    figures = {f"{what}: ratio": measured(value, 2) for what, value in report["ratios"].items()}
+    figures[f"of the rate of {report['precision_of_fast']} matrix products, a step of fast reaches: %"] = measured(
+        share
+    )
+    figures["peak memory: GB"] = f"{report['peak_memory_gb']:.2f}"
+    return "\n".join(
+        [
+            f"### {report['machine']}\n",
+            "![Images a second of each way, the time to the result, and how the speed of fast changes with the number "
+            f"of images, the batch size and the threads](bench/{path.stem}.png)\n",
+            table(
+                ["way", "training, images a second", "evaluation, images a second", "time to the result, minutes"],
+                [
+                    [
+                        f"`{name}`",
+                        measured(rate),
+                        measured(report["evaluation_images_per_second"][name]),
+                        minutes.get(name, "–"),
+                    ]
+                    for name, rate in report["training_images_per_second"].items()
+                ],
+            ),
+            table(["figure", "median (lowest–highest)"], ([what, value] for what, value in figures.items())),
+        ]
+    )
+
+
+def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]) -> str:
     """The text of results/README.md."""
     parts = [HEAD, "## By recipe\n", table_of_kinds(entries)]
     if ablation(entries):
@@ -233,7 +293,8 @@ def document(entries: list[Entry]) -> str:
             "minus this.\n",
             table_of_ablation(entries),
         ]
-    parts += ["## Run by run\n", table_of_runs(entries)]
+    parts += ["## Run by run\n", table_of_runs(entries), SPEED]
+    parts += [section_of_benchmark(path, report) for path, report in benchmarks]
     return "\n".join(parts)
 
 
@@ -280,7 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name} was not kept: {error}", file=sys.stderr)
             failed = True
     if options.write or options.keep:
-        (RESULTS / "README.md").write_text(document(read_entries(RESULTS)), encoding="utf-8")
+        (RESULTS / "README.md").write_text(document(read_entries(RESULTS), read_benchmarks(RESULTS)), encoding="utf-8")
         return int(failed)
     entries = read_entries(options.folder)
     if not entries:

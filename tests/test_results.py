@@ -17,6 +17,7 @@ RESULTS = ROOT / "results"
 CLASSIC_RUN = Run(RESULTS / "classic-42")
 
 ENTRIES = ledger.read_entries(RESULTS)
+BENCHMARKS = ledger.read_benchmarks(RESULTS)
 
 # What the original tutorial printed and we cite, and numbers in the text that are no results.
 CITED = {"0.549", "0.555", "0.562", "0.837", "0.864", "0.865", "0.869", "0.874", "0.020"}
@@ -71,7 +72,7 @@ def list_of(value):
 
 
 def test_the_page_of_the_ledger_is_derived_from_the_records():
-    assert (RESULTS / "README.md").read_text(encoding="utf-8") == ledger.document(ENTRIES)
+    assert (RESULTS / "README.md").read_text(encoding="utf-8") == ledger.document(ENTRIES, BENCHMARKS)
 
 
 def test_every_run_was_tested_and_the_command_names_what_makes_it_another_run():
@@ -86,6 +87,17 @@ def test_the_readme_has_the_rows_of_the_ledger(name):
     """Word by word, so that no digit of them can be another one."""
     for row in ledger.rows_for_the_readme(ENTRIES):
         assert row in text_of(name)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_the_readme_states_what_the_benchmark_measured(name):
+    """Of the machine that the runs are from."""
+    (report,) = (report for _, report in BENCHMARKS if report["machine"] == ENTRIES[0].record["machine"])
+    original, _, fast = report["minutes"].values()
+    ratio, share = report["ratios"]["original / fast, time to result"], report["share_of_product_rate"]["median"]
+    minutes = f"{original['median']:.0f}", f"{fast['median']:.1f}"
+    text = " ".join(text_of(name).split())
+    assert all(f" {figure}" in text for figure in (*minutes, ledger.measured(ratio, 1), f"{share:.0%}"))
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.ko.md", "CORRECTIONS.md", *NOTEBOOKS])
@@ -150,6 +162,12 @@ def test_an_ablation_compares_the_same_seeds(folder):
     ((key, is_, instead, values, gain),) = ledger.ablation(ledger.read_entries(folder))
     assert (key, is_, instead, values) == ("flip", "True", "False", [0.80])
     assert gain == pytest.approx(0.01), "0.81 with seed 1, not the mean of both seeds"
+
+
+def test_an_ablation_compares_the_same_images(folder):
+    record = Run(folder / "c").read_record()
+    Run(folder / "c").write_record(record | {"train_images": 8000})
+    assert ledger.ablation(ledger.read_entries(folder)) == []
 
 
 def test_a_folder_without_runs_is_named(tmp_path, capsys):
