@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     output_folder = runs_root() / "notebooks"
     output_folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
+    results: dict[str, str] = {}
     for name in options.notebooks:
         output = output_folder / f"{name}.ipynb"
         print(f"[{len(seconds) + 1}/{len(options.notebooks)}] {name}", flush=True)
@@ -72,8 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+        results[name] = result_of(output)
         print(f"      done in {clock(seconds[name])}", flush=True)
-    print_summary(seconds, output_folder)
+    print_summary(seconds, results, output_folder)
     return 0
 
 
@@ -161,11 +164,18 @@ def signs_of_life(every: float = 60) -> Iterator[Terminal]:
         watcher.join()
 
 
-def print_summary(seconds: dict[str, float], output_folder: Path) -> None:
+def result_of(executed: Path) -> str:
+    """The last line of the cell with the tag "result", without what it says about the data; "" if there is none."""
+    cells = nbformat.read(executed, as_version=4).cells
+    outputs = [output for cell in cells if "result" in cell.metadata.get("tags", []) for output in cell.outputs]
+    return "".join(output.get("text", "") for output in outputs).strip().rpartition("\n")[2].partition(";")[0]
+
+
+def print_summary(seconds: dict[str, float], results: dict[str, str], output_folder: Path) -> None:
     width = max(len(name) for name in seconds) + 2
-    print(f"\n{'notebook':<{width}} {'time':>6}")
+    print(f"\n{'notebook':<{width}} {'time':>6}  result")
     for name, duration in (*seconds.items(), ("together", sum(seconds.values()))):
-        print(f"{name:<{width}} {clock(duration):>6}")
+        print(f"{name:<{width}} {clock(duration):>6}  {results.get(name, '')}".rstrip())
     print(f"\nThe executed notebooks: {shown(output_folder)}{os.sep}")
     if TRAINING not in seconds:
         return
@@ -181,7 +191,7 @@ def print_summary(seconds: dict[str, float], output_folder: Path) -> None:
         print("This is not CIFAR-10, and no number here is about it. README.md tells where to put its files.")
     elif record["recipe"]["name"] != "classic":
         print("The original tutorial's own training, which takes hours without a GPU: make run RECIPE=classic")
-    print("Look next: make lab opens the notebooks, make tensorboard the curves.")
+    print("Look next: make lab, which opens the first notebook.")
 
 
 def clock(seconds: float) -> str:

@@ -311,6 +311,12 @@ def write_notebook(name: str, parameters: str, *cells: str) -> None:
     nbformat.write(notebook, f"notebooks/{name}.ipynb")
 
 
+def tag_as_result(name: str) -> None:
+    notebook = nbformat.read(f"notebooks/{name}.ipynb", as_version=4)
+    notebook.cells[-1].metadata.tags = ["result"]
+    nbformat.write(notebook, f"notebooks/{name}.ipynb")
+
+
 def test_notebooks_run_in_order_and_the_summary_names_accuracy_and_data(runner, capfd):
     record = {
         "data": {"dataset": "handwritten digits", "label": "handwritten digits"},
@@ -319,7 +325,8 @@ def test_notebooks_run_in_order_and_the_summary_names_accuracy_and_data(runner, 
     }
     record["result"] = {"best_epoch": 2, "best_valid_accuracy": 0.9375, "epochs": 3}
     only_data = "assert data == 'digits' and 'epochs' not in globals()"
-    write_notebook("01_data", "data = 'auto'", only_data, "print('quiet')")
+    write_notebook("01_data", "data = 'auto'", only_data, "print('quiet')\nprint('0.100 right; digits')")
+    tag_as_result("01_data")
     write_notebook(
         "04_train",
         "data = 'auto'\nepochs = None",
@@ -331,11 +338,12 @@ def test_notebooks_run_in_order_and_the_summary_names_accuracy_and_data(runner, 
     assert runner.main(["01_data", "04_train", "--data", "digits", "--epochs", "3"]) == 0
     out, err = capfd.readouterr()
     assert "Epoch 1 of 3" in out and "quiet" not in out and "a lesson" not in out
+    assert re.search(r"\n01_data +\d:\d\d  0\.100 right\n04_train +\d:\d\d\ntogether ", out), "notebook, time, result"
     assert "Best validation accuracy: 0.938, in epoch 2 of 3, on handwritten digits, seed 42." in out
     assert "This is not CIFAR-10" in out
     assert err == "", "the kernels are not quiet"
     executed = nbformat.read("runs/notebooks/01_data.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "quiet\n"
+    assert executed.cells[-1].outputs[0].text.startswith("quiet\n")
 
 
 @pytest.mark.parametrize(
@@ -380,6 +388,11 @@ def test_a_bad_choice_stops_before_the_first_notebook(runner, capsys):
 
 def test_all_six_notebooks_are_run(runner):
     assert list(runner.NOTEBOOKS) == sorted(path.stem for path in (ROOT / "notebooks").glob("0?_*.ipynb"))
+
+
+def test_each_notebook_has_a_result_for_the_summary(runner):
+    for name in runner.NOTEBOOKS:
+        assert runner.result_of(ROOT / "notebooks" / f"{name}.ipynb"), name
 
 
 def test_a_silent_notebook_shows_that_it_works(runner, capsys):
