@@ -20,6 +20,7 @@ from typing import Any
 import matplotlib
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
@@ -55,20 +56,29 @@ def paper(height: float) -> Axes:
     return axis
 
 
+def points(pixels: float) -> float:
+    """What matplotlib measures letters in: a point is 1/72 inch, and an inch has 100 pixels here."""
+    return pixels * 0.72
+
+
 def write(axis: Axes, x: float, y: float, text: str, size: float = TEXT, **style: Any) -> None:
     """Text of letters `size` high; y is the middle of the capitals of its first line."""
-    style = {"color": INK, "va": "baseline"} | style
-    points = size * 0.72  # a point is 1/72 inch, and an inch has 100 pixels here
     for i, line in enumerate(text.split("\n")):
-        axis.text(x, y + (0.36 + 1.35 * i) * size, line, fontsize=points, **style)
+        axis.text(x, y + (0.36 + 1.35 * i) * size, line, fontsize=points(size), **{"color": INK} | style)
+
+
+def tint(colour: str, strength: float) -> tuple[float, ...]:
+    """The colour on white: 1 leaves it as it is, 0 leaves nothing of it."""
+    return tuple(1 - strength * (1 - part) for part in to_rgb(colour))
 
 
 def panel(
     axis: Axes, left: float, top: float, right: float, bottom: float, colour: str, fill: float = 0.12, radius: float = 8
 ) -> None:
+    """A box with round corners, its edge in the colour and its inside in a tint of it."""
     corner, size = (left + radius, top + radius), (right - left - 2 * radius, bottom - top - 2 * radius)
     style = f"round,pad={radius},rounding_size={radius}"
-    face = tuple(1 - fill * (1 - part) for part in matplotlib.colors.to_rgb(colour))
+    face = tint(colour, fill)
     axis.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, facecolor=face, edgecolor=colour, linewidth=1.2))
 
 
@@ -112,8 +122,12 @@ WORDS = {
     torch.relu: "ReLU",
 }
 # What in `AlexNet.forward` is no block of its own belongs to one of the two linear layers.
-BELONGS = {name: "linear1" for name in ("flatten", "dropout1", "batch_norm")} | {
-    name: "linear2" for name in ("dropout2", "relu")
+BELONGS = {
+    "flatten": "linear1",
+    "dropout1": "linear1",
+    "batch_norm": "linear1",
+    "dropout2": "linear2",
+    "relu": "linear2",
 }
 
 
@@ -154,8 +168,7 @@ def block(axis: Axes, x: float, y: float, width: float, height: float, colour: s
     upper = [front[3], front[2], (right + slant, top - slant), (left + slant, top - slant)]
     side = [front[1], (right + slant, bottom - slant), (right + slant, top - slant), front[2]]
     for face, fill in ((front, 0.75), (upper, 0.45), (side, 0.3)):
-        shade = tuple(1 - fill * (1 - part) for part in matplotlib.colors.to_rgb(colour))
-        axis.add_patch(Polygon(face, facecolor=shade, edgecolor=INK, linewidth=0.8, joinstyle="round"))
+        axis.add_patch(Polygon(face, facecolor=tint(colour, fill), edgecolor=INK, linewidth=0.8, joinstyle="round"))
 
 
 def network() -> Figure:
@@ -312,7 +325,7 @@ def banner() -> Figure:
         best = record["result"]["best_valid_accuracy"]
         text = f"{record['recipe']['name']}: {best:.3f} after {minutes[-1]:.0f} min, {len(history)} epochs"
         side = "left" if run is FAST_RUN else "right"
-        style = {"ha": side, "va": "center", "color": colour, "weight": "bold", "fontsize": TEXT * 0.72}
+        style = {"ha": side, "va": "center", "color": colour, "weight": "bold", "fontsize": points(TEXT)}
         chart.text(minutes[-1], label_at, text, **style)
     ((dataset, machine, device),) = described
     runs = f"runs {CLASSIC_RUN.name} and {FAST_RUN.name}"
@@ -320,8 +333,8 @@ def banner() -> Figure:
     write(axis, 24, 66, f"{dataset}; {machine}, {device}; {runs}", SMALL, color=FAINT)
     write(axis, 24, 96, "validation accuracy", SMALL)
     chart.set_xlim(0)
-    chart.xaxis.label.set(fontsize=SMALL * 0.72)
-    chart.tick_params(labelsize=SMALL * 0.72, color=GREY)
+    chart.xaxis.label.set(fontsize=points(SMALL))
+    chart.tick_params(labelsize=points(SMALL), color=GREY)
     chart.grid(alpha=0.3)
     chart.spines[["top", "right"]].set_visible(False)
     return axis.figure

@@ -41,16 +41,20 @@ def drawn(tmp_path_factory):
     return DRAW["draw_all"](tmp_path_factory.mktemp("images"))
 
 
-def test_the_script_draws_what_is_committed(drawn):
-    """With the pinned matplotlib dot for dot, rounding aside; others may draw letters and edges a little differently."""
-    pinned = re.search(r"^matplotlib==(.+)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M).group(1)
+def test_the_script_draws_every_picture_that_is_committed(drawn):
     assert {file.name for file in drawn} == set(PICTURES)
+
+
+def test_the_committed_pictures_are_what_the_script_draws(drawn):
+    """To within a shade. One digit that is another moves dots by 170 of 255 and more."""
+    if f"matplotlib=={matplotlib.__version__}" not in (ROOT / "requirements.txt").read_text(encoding="utf-8").split():
+        pytest.skip(f"matplotlib {matplotlib.__version__} spaces letters otherwise than the pinned version")
     for file in drawn:
         now, committed = (255 * imread(path)[..., :3] for path in (file, PICTURES[file.name]))
         assert now.shape == committed.shape
         difference = np.abs(now - committed)
-        same = difference.max() <= 8 if matplotlib.__version__ == pinned else difference.mean() < 6
-        assert same, f"images/{file.name} is out of date: run python images/draw.py"
+        is_same = difference.max() <= 64 and difference.mean() <= 0.5
+        assert is_same, f"images/{file.name} is out of date: run python images/draw.py"
 
 
 def test_pictures_are_small_and_the_same_whenever_they_are_drawn(drawn):
