@@ -79,7 +79,7 @@ def lost_in_markdown(source, page):
         yield "Korean words are missing or in another order"
     for code in page.find_all(["code", "pre"]):
         code.decompose()
-    if left := re.findall(r"\*\*|```|\]\(|</?\w+>|^\|.*\|$|^#+ ", page.get_text(), re.M):
+    if left := re.findall(r"\*\*|```|\]\(|</?\w+>|^\|.*\|$|^#+ ", page.get_text(), re.MULTILINE):
         yield f"Markdown that shows as such: {left}"
     if len(page.find_all("details")) != prose.count("</details>"):
         yield "<details> and </details> do not match"
@@ -89,7 +89,7 @@ def lost_in_markdown(source, page):
             yield "<details> does not begin with a <summary>"
         if details.find(["h1", "h2", "details"]):
             yield "<details> is not closed before the next part"
-    if len(page.find_all("table")) != len(re.findall(r"^\|[-:| ]+\|$", prose, re.M)):
+    if len(page.find_all("table")) != len(re.findall(r"^\|[-:| ]+\|$", prose, re.MULTILINE)):
         yield "a table is not shown as one"
     yield from lost_formulas(source, prose, text)
 
@@ -97,7 +97,7 @@ def lost_in_markdown(source, page):
 def lost_formulas(source, prose, text):
     plain = BeautifulSoup(mistune.html(source), "html.parser").get_text()
     formula = r"\$\$.+?\$\$|\$(?:[^$\\]|\\.)+\$"
-    for match in re.finditer(formula, prose, re.S):
+    for match in re.finditer(formula, prose, re.DOTALL):
         around = prose[: match.start()][-1:], prose[match.end() :][:1]
         body = match[0].strip("$")
         if match[0].startswith("$$"):
@@ -109,7 +109,7 @@ def lost_formulas(source, prose, text):
             yield f"{match[0]} stands between {around[0]!r} and {around[1]!r}, not between spaces or punctuation"
         if match[0] not in plain or match[0] not in text:
             yield f"{match[0]}: a part of it is taken for Markdown or HTML"
-    if "$" in re.sub(formula, "", prose, flags=re.S):
+    if "$" in re.sub(formula, "", prose, flags=re.DOTALL):
         yield "a dollar sign that belongs to no formula"
 
 
