@@ -36,7 +36,7 @@ lab: setup
 	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. notebooks/01_data.ipynb
 
 tensorboard: setup
-	@$(VENV_PYTHON) -m tensorboard.main --logdir runs
+	@$(VENV_PYTHON) -m tensorboard.main --logdir "$(or $(RUNS_ROOT),runs)"
 
 bench: setup
 	@$(VENV_PYTHON) scripts/bench.py

@@ -431,6 +431,12 @@ def test_make_passes_choices_on_and_names_a_python_that_is_missing():
     assert "There is no python3.999 here" in missing.stdout
 
 
+@needs_make
+def test_make_tensorboard_opens_where_the_runs_are():
+    assert '--logdir "runs"' in make("-n", "tensorboard", "RUNS_ROOT=").stdout
+    assert '--logdir "/else where"' in make("-n", "tensorboard", "RUNS_ROOT=/else where").stdout
+
+
 def test_the_makefile_is_for_every_sh():
     text = (ROOT / "Makefile").read_text()
     assert not re.search(r"\[\[|<\(|&>|\bsource\b|\bfunction\b|^SHELL", text, re.MULTILINE)

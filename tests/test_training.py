@@ -476,10 +476,8 @@ def test_more_epochs_go_on_and_tensorboard_has_no_point_twice(start, uninterrupt
         run = start(AlexNet() if epochs > 2 else None, epochs=epochs, resume=True)
     assert_identical(run, uninterrupted)
     history = run.read_history()
-    columns = {("train", "loss"): "train_loss", ("train", "learning rate"): "lr"}
-    columns |= {("valid", "loss"): "valid_loss", ("valid", "accuracy"): "valid_accuracy"}
-    for (half, tag), column in columns.items():
-        events = EventAccumulator(str(run.tensorboard / half)).Reload().Scalars(tag)
+    for half, chart, column in training.CURVES:
+        events = EventAccumulator(str(run.tensorboard / half)).Reload().Scalars(chart)
         assert [event.step for event in events] == [1, 2, 3, 4, 5]
         assert [event.value for event in events] == pytest.approx([row[column] for row in history])
 

@@ -19,6 +19,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from alexnet_cifar10.checkpoints import (
     CheckpointError,
@@ -59,6 +60,16 @@ __all__ = [
 ]
 
 NOT_FINITE = "not a finite number. A lower learning_rate often helps."
+
+# TensorBoard's charts: who writes, under which name, which column of history.csv. One name from two writers is one chart
+# with two lines. "by epoch" heads a group of charts; nothing else in the page tells what it calls "Step". The rate is
+# not in that group, so that the two charts that matter stand first, side by side; their names are cut off if longer.
+CURVES = (
+    ("valid", "by epoch/accuracy (0 to 1)", "valid_accuracy"),
+    ("train", "by epoch/loss per image", "train_loss"),
+    ("valid", "by epoch/loss per image", "valid_loss"),
+    ("train", "learning rate by epoch", "lr"),
+)
 
 
 class TrainingError(RuntimeError):
@@ -440,6 +451,7 @@ class _RunLog:
         # history.csv holds all that TensorBoard shows, so its files are written anew: no point is there twice
         shutil.rmtree(run.tensorboard, ignore_errors=True)
         self.writers = {half: SummaryWriter(run.tensorboard / half) for half in ("train", "valid")}
+        self._log_settings(settings["recipe"])
         self.estimated = False
         self.show = _status_line()
         for row in history:
@@ -510,12 +522,20 @@ class _RunLog:
             f"lr {row['lr']:.0e}  {_duration(row['seconds'])}"
         )
 
+    def _log_settings(self, recipe: dict[str, Any]) -> None:
+        """For the table in TensorBoard's tab HParams: what each run was, beside what it reached.
+
+        No more columns than fit: the results stand to the right of them.
+        """
+        shown = {"recipe": recipe["name"], "batch_size": recipe["batch_size"], "learning_rate": recipe["learning_rate"]}
+        texts = {key: str(value) for key, value in shown.items()}  # as numbers they would be 16.000 and 0.0010000
+        experiment, start, _ = hparams(texts, {chart: None for writer, chart, _ in CURVES if writer == "valid"})
+        for summary in (experiment, start):
+            self.writers["valid"].file_writer.add_summary(summary)
+
     def _log_scalars(self, row: dict[str, float]) -> None:
-        """Two writers with one tag show as two lines in one chart."""
-        self.writers["train"].add_scalar("loss", row["train_loss"], row["epoch"])
-        self.writers["valid"].add_scalar("loss", row["valid_loss"], row["epoch"])
-        self.writers["valid"].add_scalar("accuracy", row["valid_accuracy"], row["epoch"])
-        self.writers["train"].add_scalar("learning rate", row["lr"], row["epoch"])
+        for writer, chart, column in CURVES:
+            self.writers[writer].add_scalar(chart, row[column], row["epoch"])
         for writer in self.writers.values():
             writer.flush()
 
