@@ -29,14 +29,8 @@ contents = """
 
 ```{toctree}
 :hidden:
-:caption: Notebooks
 :glob:
 notebooks/*
-```
-
-```{toctree}
-:hidden:
-:caption: More
 CORRECTIONS
 results/README
 docs/package
@@ -52,11 +46,16 @@ html_math_renderer = "mathml"
 
 default_role = "code"  # what docstrings mean by `x`
 add_module_names = False
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 
 html_theme = "furo"
-html_copy_source = False
-html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": ""}
+html_copy_source = html_show_copyright = html_use_index = html_domain_indices = False
+html_favicon = "icon.svg"
+html_static_path = ["site.js", "site.css"]
+html_js_files = ["site.js"]
+html_css_files = ["site.css"]
+html_theme_options = {"source_view_link": f"{REPOSITORY}/blob/main/{{filename}}"}
 
 
 def complete_source(app: Sphinx, docname: str, source: list[str]) -> None:
