@@ -42,9 +42,10 @@ tensorboard: setup
 bench: setup
 	@$(VENV_PYTHON) scripts/bench.py
 
+# -E reads all pages each time: a page that is not read again is not warned of again.
 site: setup
 	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
-	@$(VENV_PYTHON) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@$(VENV_PYTHON) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "Open build/site/index.html, or serve the folder: $(VENV_PYTHON) -m http.server -d build/site"
 
 setup: python

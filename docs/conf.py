@@ -59,11 +59,11 @@ html_theme_options = {"source_view_link": f"{REPOSITORY}/blob/main/{{filename}}"
 
 
 def complete_source(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Give the first page a table of contents, and the figures of a notebook their texts, in myst-nb's words."""
+    """Add the table of contents to the first page; in a notebook, say which parts are Korean and what figures show."""
     if docname == root_doc:
         source[0] += contents
     if docname.startswith("notebooks/"):
-        notebook = json.loads(source[0])
+        notebook = json.loads(source[0].replace("<details><summary>한국어", "<details lang=ko><summary>한국어"))
         for cell in notebook["cells"]:
             if "alt" in cell["metadata"]:
                 cell["metadata"]["mystnb"] = {"image": {"alt": cell["metadata"]["alt"]}}
