@@ -14,7 +14,7 @@ SETUP_OPTIONS = $(if $(filter command%,$(origin PYTHON)),--same-python) $(if $(N
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 CLEAN_OPTIONS = $(if $(ALL),--all) $(if $(YES),--yes)
 
-.PHONY: help run test lab tensorboard bench setup clean python
+.PHONY: help run test lab tensorboard bench site setup clean python
 .DEFAULT_GOAL = help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lab          open the notebooks in JupyterLab"
 	@echo "make tensorboard  show the curves of the training runs"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
+	@echo "make site         build the notebooks, this README and the package's reference into a site, build/site"
 	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
 	@echo "make clean        remove the environment and caches, after asking; ALL=1 removes runs/ and datasets/ too"
 
@@ -40,6 +41,12 @@ tensorboard: setup
 
 bench: setup
 	@$(VENV_PYTHON) scripts/bench.py
+
+# -E reads all pages each time: a page that is not read again is not warned of again.
+site: setup
+	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@$(VENV_PYTHON) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "Open build/site/index.html, or serve the folder: $(VENV_PYTHON) -m http.server -d build/site"
 
 setup: python
 	@$(PYTHON) scripts/setup_environment.py $(SETUP_OPTIONS)
