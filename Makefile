@@ -10,16 +10,19 @@ VENV_PYTHON = .venv/bin/python
 endif
 
 # A Python named on the command line remakes an environment of another version; the default one takes what is there.
-SETUP_OPTIONS = $(if $(filter command%,$(origin PYTHON)),--same-python) $(if $(NEWEST),--newest)
+SETUP_OPTIONS = $(if $(filter command%,$(origin PYTHON)),--same-python)
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 CLEAN_OPTIONS = $(if $(ALL),--all) $(if $(YES),--yes)
 
-.PHONY: help run test lab tensorboard bench site setup clean python
+.PHONY: help run test test-oldest test-newest test-colab lab tensorboard bench site setup clean python
 .DEFAULT_GOAL = help
 
 help:
 	@echo "make run          run the six notebooks; RECIPE=classic EPOCHS=55 DATA=cifar10 change what they do"
-	@echo "make test         run all tests, and all notebooks as tests; NEWEST=1 with the newest versions of everything"
+	@echo "make test         run all tests, and all notebooks as tests"
+	@echo "make test-oldest  the same with the oldest versions that pyproject.toml allows; make test goes back"
+	@echo "make test-newest  the same with the newest versions of everything"
+	@echo "make test-colab   run the notebooks as Colab would, with three versions of PyTorch; takes 8 GB more for a while"
 	@echo "make lab          open the notebooks in JupyterLab"
 	@echo "make tensorboard  show the curves of the training runs"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
@@ -32,6 +35,13 @@ run: setup
 
 test: setup
 	@$(VENV_PYTHON) -m pytest --nbval-lax
+
+test-oldest test-newest: python
+	@$(PYTHON) scripts/setup_environment.py $(SETUP_OPTIONS) --versions $(@:test-%=%)
+	@$(VENV_PYTHON) -m pytest --nbval-lax
+
+test-colab: setup
+	@$(VENV_PYTHON) -m pytest colab
 
 lab: setup
 	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. notebooks/01_data.ipynb

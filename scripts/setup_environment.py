@@ -41,7 +41,12 @@ SETTINGS_WITH_INDEX = ("index-url", "extra-index-url", "find-links")
 
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description="Make or update .venv, the environment of this project.")
-    parser.add_argument("--newest", action="store_true", help="the newest versions, not those of requirements.txt")
+    parser.add_argument(
+        "--versions",
+        choices=["pinned", "oldest", "newest"],
+        default="pinned",
+        help="those of requirements.txt (pinned), the oldest that pyproject.toml allows, or the newest",
+    )
     parser.add_argument("--same-python", action="store_true", help="remake .venv if another Python version made it")
     parser.add_argument("--clean", action="store_true", help="remove .venv and caches, after asking")
     parser.add_argument("--all", action="store_true", help="with --clean: also runs/ and datasets/")
@@ -51,14 +56,14 @@ def main(arguments: Optional[List[str]] = None) -> None:
     try:
         if options.clean:
             clean(options.all, options.yes)
-        elif next_step(options.newest, options.same_python) != "nothing":
+        elif next_step(options.versions, options.same_python) != "nothing":
             with only_set_up_here() as lock:
-                step = next_step(options.newest, options.same_python)  # again: another one may have done it
+                step = next_step(options.versions, options.same_python)  # again: another one may have done it
                 if step == "make":
-                    make_environment(options.newest, lock)
+                    make_environment(options.versions, lock)
                 elif step == "update":
                     say("Updating .venv ...")
-                    install(options.newest, lock)
+                    install(options.versions, lock)
     except KeyboardInterrupt:
         say("\nInterrupted. The same command will finish the job.")
         sys.exit(130)
@@ -69,7 +74,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         )
 
 
-def next_step(newest: bool, same_python: bool) -> str:
+def next_step(versions: str, same_python: bool) -> str:
     """What .venv needs: "make" (from nothing), "update" (pip once more) or "nothing"."""
     if not VENV.is_dir() or not os.listdir(str(VENV)):
         return "make"
@@ -85,13 +90,15 @@ def next_step(newest: bool, same_python: bool) -> str:
     wanted_python = sys.version_info[:2] if same_python else python
     if (made.get("folder"), made.get("python")) != (str(ROOT), dotted(python)) or python != wanted_python:
         return "make"  # half-made, moved (scripts in it hold its path), or its Python was exchanged
-    return "update" if newest or made.get("requirements") != digest_of_requirements() else "nothing"
+    if made.get("versions", "pinned") != versions:
+        return "make"  # pip would leave behind what only the others need, among it CUDA libraries of the same name
+    return "update" if versions == "newest" or made.get("requirements") != digest_of_requirements() else "nothing"
 
 
-def make_environment(newest: bool, lock: IO[str]) -> None:
+def make_environment(versions: str, lock: IO[str]) -> None:
     check_python()
     if VENV.is_dir():
-        say("Removing a .venv that cannot be used: its set-up was interrupted, or another folder or Python made it ...")
+        say("Removing a .venv that cannot be used: half-made, or for another folder, Python or set of versions ...")
     empty(VENV)
     VENV.mkdir(exist_ok=True)
     MARKER.write_text("")
@@ -100,20 +107,17 @@ def make_environment(newest: bool, lock: IO[str]) -> None:
     if run([sys.executable, "-m", "venv", str(VENV)], lock):
         sys.exit("Python could not make .venv; why stands above.")
     check_space(GB_WITHOUT if brings_no_cuda() else GB_WITH_CUDA)
-    install(newest, lock)
+    install(versions, lock)
 
 
-def install(newest: bool, lock: IO[str]) -> None:
+def install(versions: str, lock: IO[str]) -> None:
     """The requirements and this project in one call of pip, so that their versions are checked against each other."""
     before = MARKER.read_text() if MARKER.exists() else ""
     if before:
         MARKER.write_text("")
-    what = ["-r", "requirements.txt"]
-    if newest:
-        what = ["--upgrade", "--upgrade-strategy", "eager"] + required_names()
     started = time.time()
     pip = [str(VENV_PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
-    if run(pip + what + ["--editable", "."], lock):
+    if run(pip + what_to_install(versions) + ["--editable", "."], lock):
         if before:  # pip looks for everything before it changes anything: what was complete still is
             MARKER.write_text(before)
         sys.exit(
@@ -122,9 +126,8 @@ def install(newest: bool, lock: IO[str]) -> None:
             "PYTHON=python3.13), a full disk\n(about 6 GB are needed on Linux, 1.5 GB elsewhere). Then run the same "
             "command again."
         )
-    made = {"folder": str(ROOT), "python": dotted(venv_python_version()), "requirements": digest_of_requirements()}
-    if newest:
-        made["requirements"] = "newest"  # so that the next call without --newest goes back to the pins
+    made = {"folder": str(ROOT), "python": dotted(venv_python_version()), "versions": versions}
+    made["requirements"] = digest_of_requirements()
     MARKER.write_text(json.dumps(made))
     say(".venv is complete ({:.0f} s).".format(time.time() - started))
 
@@ -191,9 +194,15 @@ def digest_of_requirements() -> str:
     return hashlib.sha256((read(ROOT / "requirements.txt") + project).encode("utf-8")).hexdigest()
 
 
-def required_names() -> List[str]:
-    """The names in requirements.txt, without their versions."""
-    return re.findall(r"(?m)^([\w.-]+)==", read(ROOT / "requirements.txt"))
+def what_to_install(versions: str) -> List[str]:
+    """The end of pip's command line, without this project itself."""
+    if versions == "pinned":
+        return ["-r", "requirements.txt"]
+    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", read(ROOT / "requirements.txt")))
+    if versions == "newest":
+        return ["--upgrade", "--upgrade-strategy", "eager"] + list(pins)
+    pins.update(re.findall(r'(?m)^ +"([\w.-]+)>=([\w.]+)"', read(ROOT / "pyproject.toml")))  # no tomllib before 3.11
+    return ["{}=={}".format(name, version) for name, version in pins.items()]
 
 
 def read(path: Path) -> str:
@@ -276,7 +285,8 @@ def delete(path: Path) -> None:
 
 def clean(everything: bool, yes: bool) -> None:
     made = [VENV, LOCK, ROOT / "build", *ROOT.glob("src/*.egg-info"), *ROOT.glob(".*_cache"), ROOT / ".hypothesis"]
-    for folder in ("notebooks", "scripts", "src", "tests"):
+    made += ROOT.glob(".venv-colab-*")  # left behind when make test-colab was killed
+    for folder in ("colab", "notebooks", "scripts", "src", "tests"):
         made += [*ROOT.glob(folder + "/**/__pycache__"), *ROOT.glob(folder + "/**/.ipynb_checkpoints")]
     results = [ROOT / "runs", ROOT / "datasets"]
     made = [path for path in made + (results if everything else []) if path.exists() or path.is_symlink()]

@@ -204,20 +204,52 @@ def test_runs_in_an_empty_folder_with_spaces_and_korean_letters(tmp_path):
     assert len(list((folder / "runs").glob("*/best_checkpoint.pth"))) == 1
 
 
-def test_a_bare_clone_works_without_being_installed(tmp_path):
-    """The bootstrap cell finds src/ beside notebooks/, also for a kernel that starts in notebooks/."""
-    clone = tmp_path / "clone"
-    (clone / "src").mkdir(parents=True)
-    (clone / "notebooks").mkdir()
-    (clone / "src" / "alexnet_cifar10").symlink_to(ROOT / "src" / "alexnet_cifar10")
-    notebook = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4)
-    bootstrap = code_cells(notebook)[0].source.split("    else:")[0]
-    script = (
-        "import importlib.util as u, sys\nfind = u.find_spec\n"
-        "u.find_spec = lambda name: None if name == 'alexnet_cifar10' else find(name)\n"
-        f"{bootstrap}\nprint(sys.path[0])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=clone / "notebooks", capture_output=True, text=True, check=True
-    )
-    assert Path(done.stdout.strip()) == clone / "src"
+def run_first_cell(folder, last_line="", **environment):
+    """The first cell, in a Python that sees its standard library only: the package is nowhere."""
+    cell = code_cells(nbformat.read(NOTEBOOKS[0], as_version=4))[0].source
+    command = [sys.executable, "-I", "-S", "-c", f"{cell}\n{last_line}"]
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_first_cell_is_the_same_in_all_notebooks_and_fits_on_the_screen():
+    cells = {code_cells(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS}
+    assert len(cells) == 1
+    assert max(len(line) for line in cells.pop().splitlines()) <= 100  # JupyterLab in a window of 1280 pixels
+
+
+@pytest.mark.parametrize("start", [".", "notebooks"])
+def test_a_bare_clone_works_without_being_installed(start, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "src").mkdir()
+    shutil.copytree(ROOT / "src" / "alexnet_cifar10", tmp_path / "src" / "alexnet_cifar10")
+    done = run_first_cell(tmp_path / start, "import alexnet_cifar10; print(alexnet_cifar10.__file__)")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).resolve() == tmp_path.resolve() / "src" / "alexnet_cifar10" / "__init__.py"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("connection", "unable to connect to 127.0.0.1"),
+        ("tag", "pathspec 'v[0-9.]+' did not match"),
+        ("git", "Cannot find command 'git'"),
+    ],
+)
+def test_a_package_that_cannot_be_fetched_says_why_and_what_to_do(missing, reason, tmp_path):
+    repository = tmp_path / re.search(r"git\+https://github\.com/(.+?)@", NOTEBOOKS[0].read_text(encoding="utf-8"))[1]
+    repository.mkdir(parents=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=repository, check=True)
+    user = ["-c", "user.name=x", "-c", "user.email=x@y.z"]
+    subprocess.run(["git", *user, "commit", "--quiet", "--allow-empty", "--message=x"], cwd=repository, check=True)
+    instead = "git://127.0.0.1:1/" if missing == "connection" else f"{tmp_path.as_uri()}/"  # nobody listens on port 1
+    environment = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": "https://github.com/"}
+    environment["GIT_CONFIG_KEY_0"] = f"url.{instead}.insteadOf"
+    if missing == "git":
+        environment["PATH"] = str(tmp_path)
+    done = run_first_cell(tmp_path, **environment)
+    assert done.returncode != 0
+    assert re.search(reason, done.stderr)
+    assert "The package could not be installed; pip's reason stands above." in done.stderr
+    assert "run this cell again" in done.stderr.splitlines()[-2]

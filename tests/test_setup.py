@@ -67,6 +67,9 @@ backend-path = ["."]
 [project]
 name = "tiny"
 version = "1.0"
+dependencies = [
+    "other>=1.0",
+]
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
@@ -85,7 +88,7 @@ class Project:
         (root / "backend.py").write_text(BUILD_BACKEND)
         (root / "pyproject.toml").write_text(PYPROJECT)
         self.require("")
-        for version in ("1.0", "2.0"):
+        for version in ("1.0", "1.5", "2.0"):
             load(root / "backend.py").write_wheel(root / "wheels", "other", version)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PIP_")},
@@ -158,13 +161,9 @@ def test_a_complete_environment_is_left_alone(project):
 
 def test_changed_requirements_update_the_environment(project):
     project.set_up()
-    project.require("# a comment\nother==1.0\n")
+    project.require("# a comment\nother==1.5\n")
     assert "Updating .venv" in project.set_up()
-    assert project.version_of("other") == "1.0"
-    project.set_up("--newest")
-    assert project.version_of("other") == "2.0"
-    project.set_up()
-    assert project.version_of("other") == "1.0"
+    assert project.version_of("other") == "1.5"
     assert project.set_up() == ""
 
 
@@ -206,13 +205,21 @@ def test_a_moved_folder_or_another_python_needs_a_new_environment(project, monke
     moved = project.root.with_name("moved")
     project.root.rename(moved)
     try:
-        assert load(moved / "scripts" / SETUP.name).next_step(newest=False, same_python=False) == "make"
+        assert load(moved / "scripts" / SETUP.name).next_step("pinned", same_python=False) == "make"
     finally:
         moved.rename(project.root)
     script = load(project.script)
     monkeypatch.setattr(script.sys, "version_info", (3, 99))
-    assert script.next_step(newest=False, same_python=False) == "nothing"  # what is there is good enough
-    assert script.next_step(newest=False, same_python=True) == "make"  # PYTHON=python3.99
+    assert script.next_step("pinned", same_python=False) == "nothing"  # what is there is good enough
+    assert script.next_step("pinned", same_python=True) == "make"  # PYTHON=python3.99
+
+
+def test_oldest_and_newest_versions_get_an_environment_made_for_them(project):
+    project.require("other==1.5\n")
+    for versions, version in (("oldest", "1.0"), ("newest", "2.0")):
+        assert "Removing a .venv that cannot be used" in project.set_up("--versions", versions)
+        assert project.version_of("other") == version
+    assert load(project.script).next_step("pinned", same_python=False) == "make"
 
 
 def test_an_environment_that_is_not_ours_is_never_deleted(tmp_path):
@@ -413,9 +420,17 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def make_targets() -> set[str]:
+    return set(re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split())
+
+
+def workflow(job: str) -> dict:
+    return yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"][job]
+
+
 @needs_make
 def test_make_alone_lists_the_targets_a_line_each():
-    targets = set(re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split()) - {"help", "python"}
+    targets = make_targets() - {"help", "python"}
     lines = make().stdout.splitlines()
     assert {line.split()[1] for line in lines} == targets
     assert len(lines) == len(targets)
@@ -426,6 +441,7 @@ def test_make_passes_choices_on_and_names_a_python_that_is_missing():
     commands = make("-n", "run", "EPOCHS=2", "DATA=digits", "RECIPE=classic").stdout
     assert 'run_notebooks.py --data "digits" --recipe "classic" --epochs "2"' in commands
     assert "--same-python" not in commands and "--same-python" in make("-n", "run", f"PYTHON={sys.executable}").stdout
+    assert "setup_environment.py  --versions oldest\n" in make("-n", "test-oldest").stdout
     missing = make("setup", "PYTHON=python3.999")
     assert missing.returncode != 0
     assert "There is no python3.999 here" in missing.stdout
@@ -451,8 +467,73 @@ def test_ci_calls_make_test_from_anywhere(tmp_path):
     ci = subprocess.run(["bash", ROOT / ".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ci.stdout == f"{ROOT}: make test\n"
     assert ci.returncode == 3
-    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
-    assert [step["run"] for step in steps if "run" in step] == ["make test"]
+
+
+def test_the_workflow_makes_the_targets_that_test():
+    job = workflow("test")
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
+    asked = set(re.findall(r"\btest[\w-]*", yaml.dump(job["strategy"]["matrix"])))
+    assert asked == {target for target in make_targets() if target.startswith("test")}
+
+
+@needs_posix
+def test_the_workflow_tags_a_version_once(tmp_path):
+    def git(*arguments, cwd=tmp_path / "clone"):
+        return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+    git("init", "--quiet", "--bare", "github", cwd=tmp_path)
+    git("clone", "--quiet", "github", "clone", cwd=tmp_path)
+    tagged = []
+    for version in ("0.1.0", "0.1.0", "0.2.0"):
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        (tmp_path / "clone/pyproject.toml").write_text(re.sub("(?m)^version = .*", f'version = "{version}"', text))
+        git("add", ".")
+        git("-c", "user.name=x", "-c", "user.email=x@y.z", "commit", "--quiet", "--allow-empty", "--message", version)
+        subprocess.run(["bash", "-e", "-c", workflow("tag")["steps"][-1]["run"]], cwd=tmp_path / "clone", check=True)
+        tagged.append(git("ls-remote", "--tags", "origin").split())
+    assert tagged[0] == tagged[1], "a tag that is there was moved"
+    assert tagged[2] == [*tagged[0], git("rev-parse", "HEAD").strip(), "refs/tags/v0.2.0"]
+
+
+def assert_links_agree_with_pyproject(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    repository, tag = project["urls"]["Repository"], f"v{project['version']}"
+    opens = repository.replace("https://github.com/", "https://colab.research.google.com/github/") + f"/blob/{tag}/"
+    notebooks = [f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))]
+    for file in ("README.md", "README.ko.md", *notebooks):
+        text = (root / file).read_text(encoding="utf-8")
+        badges = re.findall(r"\((https://colab\.research\.google\.com/github/.+?)\)", text)
+        sources = re.findall(r'git\+https.+?(?=\\?")', text)
+        is_notebook = file in notebooks
+        assert badges == [opens + name for name in ([file] if is_notebook else notebooks)], file
+        assert sources == ([f"git+{repository}@{tag}"] if is_notebook else []), file
+
+
+def test_badges_and_first_cells_name_the_repository_and_version_of_pyproject():
+    assert_links_agree_with_pyproject(ROOT)  # if not: python scripts/set_repository.py
+
+
+def test_a_script_writes_the_name_and_version_of_a_fork_everywhere(tmp_path, monkeypatch):
+    files = [ROOT / "pyproject.toml", *ROOT.glob("README*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    (tmp_path / "notebooks").mkdir()
+    for file in files:
+        shutil.copy(file, tmp_path / file.relative_to(ROOT))
+    script = load(ROOT / "scripts" / "set_repository.py")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    pyproject = tmp_path / "pyproject.toml"
+    before = pyproject.read_text(encoding="utf-8")
+    changed = re.sub('https://github.com/.+?"', 'https://github.com/some-one/my.fork"', before)
+    pyproject.write_text(re.sub("(?m)^version = .*", 'version = "9.8.7"', changed), encoding="utf-8")
+    script.main()
+    assert "/some-one/my.fork/blob/v9.8.7/" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert_links_agree_with_pyproject(tmp_path)
+    pyproject.write_text(before, encoding="utf-8")
+    script.main()
+    for file in files:
+        assert (tmp_path / file.relative_to(ROOT)).read_bytes() == file.read_bytes(), "it changed something else"
+    pyproject.write_text(before.replace("https://github.com/", "https://example.org/"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="Repository is 'https://example.org/.*not https://github.com/<owner>/<name>"):
+        script.main()
 
 
 def test_requirements_are_exact_pins_within_the_bounds_of_pyproject():
@@ -463,7 +544,15 @@ def test_requirements_are_exact_pins_within_the_bounds_of_pyproject():
     for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
         bound = Requirement(text)
         assert bound.specifier.contains(pins[bound.name]), f"{text}, but requirements.txt pins {pins[bound.name]}"
-    assert load(SETUP).required_names() == list(pins)
+    newest = load(SETUP).what_to_install("newest")
+    assert newest == ["--upgrade", "--upgrade-strategy", "eager", *pins]
+
+
+def test_the_oldest_versions_are_the_bounds_of_pyproject():
+    oldest = load(SETUP).what_to_install("oldest")
+    for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        assert text.replace(">=", "==") in oldest
+    assert any(pin.startswith("pytest==") for pin in oldest)
 
 
 def test_the_conda_environment_refers_to_files_that_exist():
