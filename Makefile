@@ -14,7 +14,7 @@ SETUP_OPTIONS = $(if $(filter command%,$(origin PYTHON)),--same-python)
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 CLEAN_OPTIONS = $(if $(ALL),--all) $(if $(YES),--yes)
 
-.PHONY: help run test test-oldest test-newest test-colab lab tensorboard bench site setup clean python
+.PHONY: help run test test-oldest test-newest test-colab test-browser lab tensorboard bench site setup dev clean python
 .DEFAULT_GOAL = help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test-oldest  the same with the oldest versions that pyproject.toml allows; make test goes back"
 	@echo "make test-newest  the same with the newest versions of everything"
 	@echo "make test-colab   run the notebooks as Colab would, with three versions of PyTorch; takes 8 GB more for a while"
+	@echo "make test-browser run them in JupyterLab, and look through the site, in Chromium; takes about 10 minutes"
 	@echo "make lab          open the notebooks in JupyterLab"
 	@echo "make tensorboard  show the curves of the training runs"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
@@ -43,6 +44,9 @@ test-oldest test-newest: python
 test-colab: setup
 	@$(VENV_PYTHON) -m pytest colab
 
+test-browser: dev
+	@$(VENV_PYTHON) -m pytest browser
+
 lab: setup
 	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. notebooks/01_data.ipynb
 
@@ -53,13 +57,15 @@ bench: setup
 	@$(VENV_PYTHON) scripts/bench.py
 
 # -E reads all pages each time: a page that is not read again is not warned of again.
-site: setup
-	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+site: dev
 	@$(VENV_PYTHON) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "Open build/site/index.html, or serve the folder: $(VENV_PYTHON) -m http.server -d build/site"
 
 setup: python
 	@$(PYTHON) scripts/setup_environment.py $(SETUP_OPTIONS)
+
+dev: setup
+	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
 
 clean: python
 	@$(PYTHON) scripts/setup_environment.py --clean $(CLEAN_OPTIONS)
