@@ -108,6 +108,10 @@ def test_no_accuracy_is_stated_that_nobody_measured(name):
     assert stated - given - CITED == set()
 
 
+def test_notebook_4_shows_the_ablation():
+    assert ledger.table_of_ablation(ENTRIES) in text_of("notebooks/04_train.ipynb")
+
+
 def test_notebook_4_compares_the_recipes_by_their_runs():
     words = {3: "three"}
     by_name = {same[0].recipe["name"]: same for same in ledger.by_kind(ENTRIES)}
