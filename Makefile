@@ -23,11 +23,11 @@ help:
 	@echo "make test-oldest  the same with the oldest versions that pyproject.toml allows; make test goes back"
 	@echo "make test-newest  the same with the newest versions of everything"
 	@echo "make test-colab   run the notebooks as Colab would, with three versions of PyTorch; takes 8 GB more for a while"
-	@echo "make test-browser run them in JupyterLab, and look through the site, in Chromium; takes about 10 minutes"
 	@echo "make lab          open the notebooks in JupyterLab"
 	@echo "make tensorboard  show the curves of the training runs"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
 	@echo "make site         build the notebooks, this README and the package's reference into a site, build/site"
+	@echo "make test-browser look through that site in Chromium, at two widths, light and dark"
 	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
 	@echo "make clean        remove the environment and caches, after asking; ALL=1 removes runs/ and datasets/ too"
 
