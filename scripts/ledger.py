@@ -125,11 +125,15 @@ def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
     return list(kinds.values())
 
 
+def with_range(middle: float, lowest: float, highest: float, digits: int) -> str:
+    return f"{middle:,.{digits}f} ({lowest:,.{digits}f}–{highest:,.{digits}f})"
+
+
 def spread(values: list[float], digits: int) -> str:
     """`mean (lowest–highest)`; of one value the value."""
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
-    return f"{mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+    return with_range(mean(values), min(values), max(values), digits)
 
 
 def tested(entries: list[Entry], key: str, digits: int) -> str:
@@ -245,8 +249,7 @@ def read_benchmarks(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def measured(value: dict[str, float], digits: int = 0) -> str:
     """`median (lowest–highest)` of a figure of the benchmark."""
-    middle, lowest, highest = (f"{value[key]:,.{digits}f}" for key in ("median", "lowest", "highest"))
-    return f"{middle} ({lowest}–{highest})"
+    return with_range(value["median"], value["lowest"], value["highest"], digits)
 
 
 def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
@@ -256,11 +259,9 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
         name, epochs = what.split(", ")
         minutes[name] = f"{epochs}: {measured(value, 1)}"
     share = {key: 100 * value for key, value in report["share_of_product_rate"].items()}
-    figures = {f"{what}: ratio": measured(value, 2) for what, value in report["ratios"].items()}
-    figures[f"of the rate of {report['precision_of_fast']} matrix products, a step of fast reaches: %"] = measured(
-        share
-    )
-    figures["peak memory: GB"] = f"{report['peak_memory_gb']:.2f}"
+    share_of = f"of the rate of {report['precision_of_fast']} matrix products, a step of fast reaches: %"
+    rest = {f"{what}: ratio": measured(value, 2) for what, value in report["ratios"].items()}
+    rest |= {share_of: measured(share), "peak memory: GB": f"{report['peak_memory_gb']:.2f}"}
     return "\n".join(
         [
             f"### {report['machine']}\n",
@@ -278,7 +279,7 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
                     for name, rate in report["training_images_per_second"].items()
                 ],
             ),
-            table(["figure", "median (lowest–highest)"], ([what, value] for what, value in figures.items())),
+            table(["figure", "median (lowest–highest)"], map(list, rest.items())),
         ]
     )
 
@@ -289,8 +290,8 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
     if ablation(entries):
         parts += [
             "## What the values of `fast` buy\n",
-            "One value changed at a time; the last column is the validation accuracy of `fast` with the same seeds, "
-            "minus this.\n",
+            "One value changed at a time, and all others, the learning rate too, left as they were chosen for `fast`. "
+            "The last column is the validation accuracy of `fast` with the same seeds, minus this.\n",
             table_of_ablation(entries),
         ]
     parts += ["## Run by run\n", table_of_runs(entries), SPEED]

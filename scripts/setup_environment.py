@@ -286,7 +286,7 @@ def delete(path: Path) -> None:
 def clean(everything: bool, yes: bool) -> None:
     made = [VENV, LOCK, ROOT / "build", *ROOT.glob("src/*.egg-info"), *ROOT.glob(".*_cache"), ROOT / ".hypothesis"]
     made += ROOT.glob(".venv-colab-*")  # left behind when make test-colab was killed
-    for folder in ("colab", "notebooks", "scripts", "src", "tests"):
+    for folder in ("browser", "colab", "notebooks", "scripts", "src", "tests"):
         made += [*ROOT.glob(folder + "/**/__pycache__"), *ROOT.glob(folder + "/**/.ipynb_checkpoints")]
     results = [ROOT / "runs", ROOT / "datasets"]
     made = [path for path in made + (results if everything else []) if path.exists() or path.is_symlink()]

@@ -8,7 +8,7 @@ import torch
 
 
 def test_a_short_benchmark_keeps_a_report_and_a_picture(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "PRODUCT_SIZE", 256)
+    monkeypatch.setattr(bench, "PRODUCT_SIZE", 1024)
     assert bench.main(["--images", "16", "--rounds", "2", "--output", str(tmp_path)]) == 0
     (report,) = (json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("*.json"))
     (picture,) = tmp_path.glob("*.png")
@@ -16,7 +16,7 @@ def test_a_short_benchmark_keeps_a_report_and_a_picture(tmp_path, capsys, monkey
     assert set(report["training_images_per_second"]) == {"original", "bare", "classic", "fast"}
     for key in ("training_images_per_second", "evaluation_images_per_second", "minutes", "ratios"):
         assert all(0 < value["lowest"] <= value["median"] <= value["highest"] for value in report[key].values())
-    assert report["share_of_product_rate"]["median"] > 0 and report["peak_memory_gb"] > 0
+    assert 0 < report["share_of_product_rate"]["median"] < 2 and report["peak_memory_gb"] > 0
     assert set(report["growth"]) == {"images", "batch_size", "threads"}
 
 

@@ -1,4 +1,4 @@
-"""The notebooks as GitHub shows them: pages without scripts and styles, in which all that a reader needs is still there.
+"""The notebooks as GitHub shows them: pages without scripts and styles, in which all that a reader needs still is.
 
 GitHub's own renderer is not public. What is known: a notebook becomes a static page (docs.github.com, "Working with
 non-code files"). HTML is cut down to elements and attributes that are harmless (github.com/github/markup). Formulas are
@@ -22,8 +22,9 @@ from nbconvert import HTMLExporter
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 EXPORTER = HTMLExporter(template_name="basic", exclude_input=True, default_preprocessors=[])  # code is only coloured
 ELEMENTS = """
-    a abbr b blockquote br caption cite code dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img
-    ins kbd li mark ol p pre q s samp small span strike strong sub summary sup table tbody td tfoot th thead tr tt ul var
+    a abbr b blockquote br caption cite code dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i
+    img ins kbd li mark ol p pre q s samp small span strike strong sub summary sup table tbody td tfoot th thead tr tt ul
+    var
 """.split()
 ATTRIBUTES = {
     "*": ["align", "alt", "aria-label", "colspan", "dir", "height", "id", "lang", "open", "rowspan", "title", "width"],
