@@ -22,9 +22,9 @@ from nbconvert import HTMLExporter
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 EXPORTER = HTMLExporter(template_name="basic", exclude_input=True, default_preprocessors=[])  # code is only coloured
 ELEMENTS = """
-    a abbr b blockquote br caption cite code dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i
-    img ins kbd li mark ol p pre q s samp small span strike strong sub summary sup table tbody td tfoot th thead tr tt ul
-    var
+    a abbr b blockquote br caption cite code dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr
+    i img ins kbd li mark ol p pre q s samp small span strike strong sub summary sup table tbody td tfoot th thead
+    tr tt ul var
 """.split()
 ATTRIBUTES = {
     "*": ["align", "alt", "aria-label", "colspan", "dir", "height", "id", "lang", "open", "rowspan", "title", "width"],
