@@ -398,7 +398,8 @@ def test_all_six_notebooks_are_run(runner):
 
 def test_each_notebook_has_a_result_for_the_summary(runner):
     for name in runner.NOTEBOOKS:
-        assert runner.result_of(ROOT / "notebooks" / f"{name}.ipynb"), name
+        result = runner.result_of(ROOT / "notebooks" / f"{name}.ipynb")
+        assert result and "CIFAR-10" not in result, name
 
 
 def test_a_silent_notebook_shows_that_it_works(runner, capsys):
