@@ -109,7 +109,11 @@ def test_no_accuracy_is_stated_that_nobody_measured(name):
 
 
 def test_notebook_4_shows_the_ablation():
-    assert ledger.table_of_ablation(ENTRIES) in text_of("notebooks/04_train.ipynb")
+    text = text_of("notebooks/04_train.ipynb")
+    assert ledger.table_of_ablation(ENTRIES) in text
+    fast, slow = ([e.minutes for e in ENTRIES if e.recipe["name"] == name] for name in ("fast", "fast-no-autocast"))
+    minutes = f"{sum(slow) / len(slow):.0f} minutes instead of {sum(fast) / len(fast):.0f}"
+    assert f"without it, the run took {minutes}." in " ".join(text.split())
 
 
 def test_notebook_4_compares_the_recipes_by_their_runs():
