@@ -27,7 +27,7 @@ help:
 	@echo "make tensorboard  show the curves of the training runs"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
 	@echo "make site         build the notebooks, this README and the package's reference into a site, build/site"
-	@echo "make test-browser look through that site in Chromium, at two widths, light and dark"
+	@echo "make test-browser run the notebooks in JupyterLab and look through that site, in Chromium"
 	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
 	@echo "make clean        remove the environment and caches, after asking; ALL=1 removes runs/ and datasets/ too"
 

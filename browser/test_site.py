@@ -86,9 +86,9 @@ def test_a_page_shows_all_it_has_and_fits_its_width(page: Page, name: str) -> No
 def test_notebooks_keep_their_figures_and_formulas(page: Page) -> None:
     """The test above would pass with none."""
     for name in NOTEBOOKS:
-        page.goto(name)
+        page.goto(name, wait_until="networkidle")  # what is still loading when the next page opens has failed
         assert page.locator(".cell_output img").count() > 0, name
-    page.goto("notebooks/03_model_shapes.html")
+    page.goto("notebooks/03_model_shapes.html", wait_until="networkidle")
     assert page.locator("math mfrac").count() > 0
 
 

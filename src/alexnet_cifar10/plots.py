@@ -55,7 +55,7 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
     rate.set(xlabel="epoch", ylabel="learning rate", title="Learning rate", yscale="log")
     for axis in (losses, accuracy, rate):
         axis.set_xlim(0.5, max(len(history), 1) + 0.5)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
     return figure
 
