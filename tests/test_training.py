@@ -31,7 +31,7 @@ from alexnet_cifar10.environment import seed_everything
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader, make_data_loader
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.recipes import CLASSIC, FAST, choose_recipe
+from alexnet_cifar10.recipes import CLASSIC, CUTOUT, FAST, choose_recipe
 from alexnet_cifar10.training import (
     Monitor,
     TrainingError,
@@ -753,12 +753,13 @@ def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
     [
         ({"augment": {}}, "flip = True, here it is False: DeviceLoader(flip=True"),
         ({"augment": {"flip": True, "shift": 1}}, "shift = 2, here it is 1: DeviceLoader(shift=2"),
+        ({"base": CUTOUT, "augment": {"flip": True, "shift": 4}}, "cutout = 8, here it is 0: DeviceLoader(cutout=8"),
         ({"model": AlexNet()}, r"dropout = (0.0, 0.0, 0.0, 0.0, 0.0), here it is (0.1, 0.3, 0.1, 0.3, 0.1): AlexNet("),
     ],
 )
 def test_a_run_whose_record_would_not_be_true_is_refused(how, said, start, runs):
     with pytest.raises(TrainingError, match=re.escape(said)):
-        start(base=FAST, **how)
+        start(**{"base": FAST, **how})
     assert not runs.exists()
 
 
@@ -766,7 +767,7 @@ def test_a_run_recorded_before_recipes_had_more_values_can_be_resumed(start):
     whole = start(small_model(), epochs=2, run_name="whole")
     run = start(small_model(), epochs=1)
     record = run.read_record()
-    for key in ("optimizer", "schedule", "dropout", "flip", "shift", "autocast"):
+    for key in ("optimizer", "schedule", "dropout", "flip", "shift", "cutout", "autocast"):
         del record["recipe"][key]
     run.write_record(record)
     assert_identical(start(small_model(), epochs=2, resume=True), whole)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from alexnet_cifar10.environment import is_smoke_run
 
-__all__ = ["ABLATIONS", "CLASSIC", "FAST", "LONG", "RECIPES", "Recipe", "choose_recipe"]
+__all__ = ["ABLATIONS", "CLASSIC", "CUTOUT", "FAST", "LONG", "RECIPES", "Recipe", "choose_recipe"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Recipe:
     label_smoothing: float = 0.0  # this share of the probability that a label stands for goes to all ten classes alike
     flip: bool = False  # each image is seen mirrored in every second epoch
     shift: int = 0  # ... and moved by up to this many pixels, up or down and left or right
+    cutout: int = 0  # ... and loses a square of this many pixels, anew each epoch
     autocast: bool = False  # multiply in 16 bits, where the device is fast at it
     patience: int | None = None  # early stopping after more than this many epochs without a lower validation loss
 
@@ -69,6 +70,7 @@ FAST = Recipe(
 
 # FAST for as many epochs as the original took, with more against learning the images by heart.
 LONG = replace(FAST, name="fast-long", epochs=24, dropout=CLASSIC.dropout, shift=4)
+CUTOUT = replace(FAST, name="fast-long-cutout", epochs=24, dropout=(0.0, 0.0, 0.0, 0.0, 0.3), shift=4, cutout=8)
 
 # FAST with one value changed back, to see what it buys.
 ABLATIONS = (
@@ -80,7 +82,7 @@ ABLATIONS = (
     replace(FAST, name="fast-no-autocast", autocast=False),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (CLASSIC, FAST, LONG, *ABLATIONS)}
+RECIPES = {recipe.name: recipe for recipe in (CLASSIC, FAST, LONG, CUTOUT, *ABLATIONS)}
 
 
 def choose_recipe(

@@ -174,8 +174,8 @@ def train(
     With `resume`, a run that exists goes on after its last completed epoch as if it had never stopped: to the last bit
     the same numbers, on the same machine with the same versions and number of threads. Nothing is promised for others.
 
-    `train_loader` makes the recipe's flips and shifts, and `model` has its dropout; they are not set here. What is
-    trained in 16 bits is also validated in them.
+    `train_loader` makes the recipe's flips, shifts and cutouts, and `model` has its dropout; they are not set here.
+    What is trained in 16 bits is also validated in them.
 
     Raises `TrainingError` when they differ from the recipe, when the run exists and `resume` is False, when the run to
     resume was another one, when another process trains into its folder, or when a loss is not finite; and
@@ -284,8 +284,8 @@ def train(
 
 
 def _refuse_unless_made_for(recipe: Recipe, model: nn.Module, train_loader: DataLoader | DeviceLoader) -> None:
-    """`train` does not set flips, shifts and dropout; a record that names others than there were would not be true."""
-    made = {"flip": getattr(train_loader, "flip", False), "shift": getattr(train_loader, "shift", 0)}
+    """`train` does not set augmentation and dropout; a record that names others than there were would not be true."""
+    made = {key: getattr(train_loader, key, none) for key, none in (("flip", False), ("shift", 0), ("cutout", 0))}
     if isinstance(model, AlexNet):
         made["dropout"] = tuple(model.dropout)
     for key, value in made.items():
