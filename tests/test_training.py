@@ -753,7 +753,7 @@ def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
     [
         ({"augment": {}}, "flip = True, here it is False: DeviceLoader(flip=True"),
         ({"augment": {"flip": True, "shift": 1}}, "shift = 2, here it is 1: DeviceLoader(shift=2"),
-        ({"base": CUTOUT, "augment": {"flip": True, "shift": 4}}, "cutout = 8, here it is 0: DeviceLoader(cutout=8"),
+        ({"base": CUTOUT, "augment": {"flip": True, "shift": 4}}, "cutout = 10, here it is 0: DeviceLoader(cutout=10"),
         ({"model": AlexNet()}, r"dropout = (0.0, 0.0, 0.0, 0.0, 0.0), here it is (0.1, 0.3, 0.1, 0.3, 0.1): AlexNet("),
     ],
 )
