@@ -248,7 +248,6 @@ def test_the_folder_of_notebooks_opened_alone(browser, tmp_path):
     lab, page = Lab(folder, tmp_path / "runs"), browser.new_page()
     try:
         notebook = run_all(page, lab, "03_model_shapes.ipynb", folder / "03_model_shapes.ipynb")
-        take_screenshot(page, "notebooks-alone")
         assert_ran_without_errors(notebook)
         assert broken_pictures(page) == []
     finally:

@@ -113,8 +113,8 @@ def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: boo
                 kernel_name="python3",  # the one of this environment, whatever the notebook was last saved with
                 progress_bar=False,
                 stdout_file=terminal if show_output else None,
-                # else every kernel warns on stderr that it talks to this process over TCP, which is local, and on a busy
-                # machine one may report the interrupt that ends it
+                # else every kernel warns on stderr that it talks to this process over TCP, which is local, and on a
+                # busy machine one may report the interrupt that ends it
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
     except PapermillExecutionError as error:

@@ -61,9 +61,10 @@ __all__ = [
 
 NOT_FINITE = "not a finite number. A lower learning_rate often helps."
 
-# TensorBoard's charts: who writes, under which name, which column of history.csv. One name from two writers is one chart
-# with two lines. "by epoch" heads a group of charts; nothing else in the page tells what it calls "Step". The rate is
-# not in that group, so that the two charts that matter stand first, side by side; their names are cut off if longer.
+# TensorBoard's charts: who writes, under which name, which column of history.csv. One name from two writers is one
+# chart with two lines. "by epoch" heads a group of charts; nothing else in the page tells what it calls "Step". The
+# rate is not in that group, so that the two charts that matter stand first, side by side; their names are cut off if
+# longer.
 CURVES = (
     ("valid", "by epoch/accuracy (0 to 1)", "valid_accuracy"),
     ("train", "by epoch/loss per image", "train_loss"),
