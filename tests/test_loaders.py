@@ -142,7 +142,7 @@ def test_a_shift_may_be_as_large_as_the_image_allows(few):
 
 def test_cutout_makes_a_square_grey_that_may_lie_partly_outside(few):
     few = ImageDataset(few.data // 2, few.targets, few.classes)  # nothing in them is that grey
-    middles, whole = set(), 0
+    corners, whole = set(), 0
     for epoch in range(1, 81):
         seen = augmented(few, epoch, cutout=6)
         grey = (seen == 128).all(axis=3)
@@ -153,10 +153,10 @@ def test_cutout_makes_a_square_grey_that_may_lie_partly_outside(few):
             for line in (rows, columns):
                 assert len(line) == line[-1] - line[0] + 1
                 assert len(line) == 6 or (3 <= len(line) < 6 and (line[0] == 0 or line[-1] == 31))
-            middles.add((rows[0], columns[0]))
+            corners.add((rows[0], columns[0]))
             whole += len(rows) == len(columns) == 6
     assert 0.65 < whole / 3200 < 0.75, "of 32 x 32 middles 27 x 27 keep the square inside"
-    assert len(middles) > 600
+    assert len(corners) > 600
 
 
 def test_cutout_comes_on_top_of_flips_and_shifts(few):
