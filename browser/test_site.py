@@ -31,9 +31,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def end_headers(self) -> None:
-        self.send_header(
-            "Cache-Control", "no-store"
-        )  # each page is a first visit, on slow machines too: no answer is 304
+        self.send_header("Cache-Control", "no-store")  # every visit is a first one: no answer is 304
         super().end_headers()
 
 
