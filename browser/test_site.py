@@ -30,6 +30,10 @@ BUILD = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")  # every visit is a first one: no answer is 304
+        super().end_headers()
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -61,6 +65,11 @@ def page(browser: Browser, site: str, request: pytest.FixtureRequest) -> Iterato
     assert not troubles
 
 
+def visit(page: Page, name: str) -> None:
+    """Open a page of the site, with all that it loads: what still loads when a page is left counts as failed."""
+    page.goto(name, wait_until="networkidle")
+
+
 def findings(page: Page, **options: list[str]) -> list[tuple[str, str, str]]:
     """What axe-core calls serious or critical: its rule, the place, and what to do about it."""
     violations = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
@@ -70,7 +79,7 @@ def findings(page: Page, **options: list[str]) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_shows_all_it_has_and_fits_its_width(page: Page, name: str) -> None:
-    page.goto(name, wait_until="networkidle")
+    visit(page, name)
     page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
 
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
@@ -86,9 +95,9 @@ def test_a_page_shows_all_it_has_and_fits_its_width(page: Page, name: str) -> No
 def test_notebooks_keep_their_figures_and_formulas(page: Page) -> None:
     """The test above would pass with none."""
     for name in NOTEBOOKS:
-        page.goto(name, wait_until="networkidle")  # what is still loading when the next page opens has failed
+        visit(page, name)
         assert page.locator(".cell_output img").count() > 0, name
-    page.goto("notebooks/03_model_shapes.html", wait_until="networkidle")
+    visit(page, "notebooks/03_model_shapes.html")
     assert page.locator("math mfrac").count() > 0
 
 
@@ -97,5 +106,5 @@ def test_notebooks_keep_their_figures_and_formulas(page: Page) -> None:
     [("stratified", "notebooks/01_data.html"), ("orthogonalize", "docs/package.html"), ("신경망", "README.ko.html")],
 )
 def test_search_finds(page: Page, word: str, found: str) -> None:
-    page.goto(f"search.html?q={word}")
+    visit(page, f"search.html?q={word}")
     expect(page.locator(f"#search-results a[href^='{found}']").first).to_be_visible()

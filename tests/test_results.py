@@ -112,7 +112,7 @@ def test_notebook_4_shows_the_ablation():
     text = text_of("notebooks/04_train.ipynb")
     assert ledger.table_of_ablation(ENTRIES) in text
     fast, slow = ([e.minutes for e in ENTRIES if e.recipe["name"] == name] for name in ("fast", "fast-no-autocast"))
-    minutes = f"{sum(slow) / len(slow):.0f} minutes instead of {sum(fast) / len(fast):.0f}"
+    minutes = f"{sum(slow) / len(slow):.1f} minutes instead of {sum(fast) / len(fast):.1f}"
     assert f"without it, the run took {minutes}." in " ".join(text.split())
 
 
