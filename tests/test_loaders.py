@@ -167,6 +167,15 @@ def test_cutout_comes_on_top_of_flips_and_shifts(few):
     assert (seen[~grey] == plain[~grey]).all()
 
 
+@pytest.mark.parametrize("how", [{}, {"flip": True}])
+def test_a_cutout_of_one_epoch_is_not_there_in_the_next(how, few):
+    loader = DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, cutout=10, **how)
+    for epoch in (1, 2):
+        loader.sampler.set_epoch(epoch)
+        list(loader)
+    assert (loader.images.numpy() == few.data).all()
+
+
 def test_a_cutout_leaves_some_of_the_image(few):
     for cutout in (-1, 32):
         with pytest.raises(ValueError, match=f"cutout = {cutout}: .* 0 to 31"):

@@ -58,10 +58,10 @@ class DeviceLoader:
     With `flip`, about half of the images are mirrored left to right, and in the next epoch the others (Jordan, "94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU", 2024). With `shift`, each is moved by up to that many pixels in both
     directions, anew each epoch; what would be empty is filled with the mirror image of the border. With `cutout`, a
-    square with sides of that many pixels is then made grey, anew each epoch; its middle may be any pixel, so that part of it can
-    lie outside (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017). All
-    are fixed by the seed and by the epoch of `sampler.set_epoch`, and so need `shuffle`. Raises `ValueError` without
-    it, for a shift or cutout that is not 0..31, and for no indices.
+    square with sides of that many pixels is then made grey, anew each epoch; its middle may be any pixel, so that part
+    of it can lie outside (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
+    2017). All are fixed by the seed and by the epoch of `sampler.set_epoch`, and so need `shuffle`. Raises
+    `ValueError` without it, for a shift or cutout that is not 0..31, and for no indices.
     """
 
     def __init__(
