@@ -31,7 +31,7 @@ from alexnet_cifar10.environment import seed_everything
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader, make_data_loader
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.recipes import CLASSIC, CUTOUT, FAST, choose_recipe
+from alexnet_cifar10.recipes import CLASSIC, FAST, LONG, choose_recipe
 from alexnet_cifar10.training import (
     Monitor,
     TrainingError,
@@ -753,7 +753,7 @@ def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
     [
         ({"augment": {}}, "flip = True, here it is False: DeviceLoader(flip=True"),
         ({"augment": {"flip": True, "shift": 1}}, "shift = 2, here it is 1: DeviceLoader(shift=2"),
-        ({"base": CUTOUT, "augment": {"flip": True, "shift": 4}}, "cutout = 10, here it is 0: DeviceLoader(cutout=10"),
+        ({"base": LONG, "augment": {"flip": True, "shift": 4}}, "cutout = 10, here it is 0: DeviceLoader(cutout=10"),
         ({"model": AlexNet()}, r"dropout = (0.0, 0.0, 0.0, 0.0, 0.0), here it is (0.1, 0.3, 0.1, 0.3, 0.1): AlexNet("),
     ],
 )

@@ -306,7 +306,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe, precision: torch.dtype) -> 
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     hidden = {id(parameter) for parameter in matrices[1:-1]}  # Muon is not for the first and the last layer
     groups = [
-        {"params": [p for p in parameters if id(p) in hidden], "orthogonal": recipe.optimizer == "muon"},
+        {
+            "params": [p for p in parameters if id(p) in hidden],
+            "orthogonal": recipe.optimizer == "muon",
+            "weight_decay": recipe.weight_decay,
+        },
         {"params": [p for p in parameters if id(p) not in hidden]},
     ]
     # float16 has too small a range for it
