@@ -167,9 +167,18 @@ def test_seeds_stand_together_with_their_mean_and_spread(folder, capsys):
 
 
 def test_an_ablation_compares_the_same_seeds(folder):
-    ((key, is_, instead, values, gain),) = ledger.ablation(ledger.read_entries(folder))
+    ((key, is_, instead, values, gains),) = ledger.ablation(ledger.read_entries(folder))
     assert (key, is_, instead, values) == ("flip", "True", "False", [0.80])
-    assert gain == pytest.approx(0.01), "0.81 with seed 1, not the mean of both seeds"
+    assert gains == pytest.approx([0.01]), "0.81 with seed 1, not the mean of both seeds"
+
+
+def test_what_a_value_buys_is_given_with_its_spread(folder):
+    record = Run(folder / "c").read_record()
+    result = record["result"] | {"best_valid_accuracy": 0.835}
+    (folder / "h").mkdir()
+    Run(folder / "h").write_record(record | {"seed": 2, "result": result})
+    table = ledger.table_of_ablation(ledger.read_entries(folder))
+    assert "| `flip` | True | False | 2 | 0.8175 (0.8000–0.8350) | +0.0025 (-0.0050 to +0.0100) |" in table
 
 
 def test_an_ablation_compares_the_same_images(folder):
