@@ -22,7 +22,7 @@ from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.environment import describe_machine, pick_device, runs_root
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader
-from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, FAST, RECIPES
+from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, DEFAULTS, FAST, RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -68,8 +68,8 @@ class Entry:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """As written down; an older record has fewer values, and the named recipe's stand in for them."""
-        return {**(self.named or CLASSIC.as_record()), **self.record["recipe"]}
+        """As written down; an older record has fewer values: what is off by default was off, the rest as named."""
+        return {**(self.named or CLASSIC.as_record()), **DEFAULTS, **self.record["recipe"]}
 
     @property
     def images(self) -> tuple[str, int, int]:

@@ -78,7 +78,8 @@ def test_weights_decay_by_a_share_of_themselves_where_it_is_asked_for():
         torch.testing.assert_close(parameter.detach(), old * (0.98 if parameter is model[2].weight else 1.0))
 
 
-def test_its_state_goes_on_to_the_last_bit():
+@pytest.mark.parametrize("old", [False, True], ids=["", "saved before there was weight decay"])
+def test_its_state_goes_on_to_the_last_bit(old):
     def muon(model):
         hidden, rest = [model[2].weight], [p for p in model.parameters() if p is not model[2].weight]
         return Muon([{"params": hidden, "orthogonal": True}, {"params": rest}], lr=0.05, momentum=0.9)
@@ -89,7 +90,11 @@ def test_its_state_goes_on_to_the_last_bit():
     other = small_network()
     other.load_state_dict(straight.state_dict())
     again = muon(other)
-    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    state = copy.deepcopy(optimizer.state_dict())
+    if old:
+        for group in state["param_groups"]:
+            del group["weight_decay"]
+    again.load_state_dict(state)
     pairs = zip(train(straight, optimizer, 3), train(other, again, 3), strict=True)
     assert all(torch.equal(one, another) for one, another in pairs)
 

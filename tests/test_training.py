@@ -112,7 +112,7 @@ def start_with(digits):
             seed_everything(seed)
             model = AlexNet(recipe.dropout)
         if augment is None:
-            augment = {"flip": True, "shift": recipe.shift} if recipe.flip else {}
+            augment = {"flip": True, "shift": recipe.shift, "cutout": recipe.cutout} if recipe.flip else {}
         try:
             return train(
                 model,
@@ -644,10 +644,10 @@ def precision(request, monkeypatch):
 
 def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
     few = {"images": 6, "valid": range(20, 22), "epochs": 2}
-    whole = start(base=FAST, **few, run_name="whole")
+    whole = start(base=LONG, **few, run_name="whole")  # FAST, and more
     assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
-    start(base=FAST, **few, loader=interrupted_in(2))
-    run = start(base=FAST, **few, resume=True)
+    start(base=LONG, **few, loader=interrupted_in(2))
+    run = start(base=LONG, **few, resume=True)
     assert_identical(run, whole)
     assert all(value.dtype in (torch.float32, torch.int64) for value in load_state(run.best_checkpoint).values())
 
@@ -767,10 +767,20 @@ def test_a_run_recorded_before_recipes_had_more_values_can_be_resumed(start):
     whole = start(small_model(), epochs=2, run_name="whole")
     run = start(small_model(), epochs=1)
     record = run.read_record()
-    for key in ("optimizer", "schedule", "dropout", "flip", "shift", "cutout", "autocast"):
+    for key in ("optimizer", "schedule", "dropout", "weight_decay", "flip", "shift", "cutout", "autocast"):
         del record["recipe"][key]
     run.write_record(record)
     assert_identical(start(small_model(), epochs=2, resume=True), whole)
+
+
+def test_a_run_recorded_before_there_was_a_value_is_not_resumed_with_it(start):
+    run = start(base=FAST, epochs=2, loader=interrupted_in(2))
+    record = run.read_record()
+    del record["recipe"]["weight_decay"]
+    run.write_record(record)
+    with pytest.raises(TrainingError, match="weight_decay was 0.0, now 0.1"):
+        start(base=FAST, epochs=2, weight_decay=0.1, resume=True)
+    assert len(start(base=FAST, epochs=2, resume=True).read_history()) == 2
 
 
 # --- the short run that notebooks 05 and 06 train for themselves --------------------------------------------------

@@ -46,7 +46,7 @@ from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.optimizers import Muon
-from alexnet_cifar10.recipes import Recipe, choose_recipe
+from alexnet_cifar10.recipes import DEFAULTS, Recipe, choose_recipe
 
 __all__ = [
     "Monitor",
@@ -354,7 +354,7 @@ def _name_run(run_name: str | None, settings: dict[str, Any], resume: bool) -> R
 def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> None:
     """Let a run that exists be continued by the same settings only; more epochs are welcome if the schedule lets them.
 
-    Compared is what was written down: an older run's recipe has fewer values.
+    Compared is what was written down: an older run's recipe has fewer values, and the defaults stand in for them.
     """
     if not resume:
         raise TrainingError(
@@ -365,7 +365,7 @@ def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> Non
     def flat(record: dict[str, Any]) -> dict[str, Any]:
         data = {"data": record["data"]["dataset"], "digests of the data": record["data"].get("digests")}
         counts = {key: record.get(key) for key in ("seed", "train_images", "valid_images")}
-        recipe = dict(record.get("recipe") or {"name": None})
+        recipe = {**DEFAULTS, **(record.get("recipe") or {"name": None})}
         if settings["recipe"]["schedule"] == "plateau":
             recipe.pop("epochs", None)
         return {**recipe, **data, **counts}
