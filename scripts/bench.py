@@ -161,9 +161,9 @@ class Bench:
 
     def loaders(self, recipe: Recipe, count: int) -> tuple[DeviceLoader, DeviceLoader]:
         data = self.first(count)
-        batches = {"batch_size": recipe.batch_size, "shuffle": True, "flip": recipe.flip, "shift": recipe.shift}
+        augmentation = {"flip": recipe.flip, "shift": recipe.shift, "cutout": recipe.cutout}
         return (
-            DeviceLoader(data, device=self.device, **batches),
+            DeviceLoader(data, batch_size=recipe.batch_size, device=self.device, shuffle=True, **augmentation),
             DeviceLoader(data, batch_size=250, device=self.device),
         )
 

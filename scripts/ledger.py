@@ -22,7 +22,7 @@ from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.environment import describe_machine, pick_device, runs_root
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader
-from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, FAST, RECIPES
+from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, DEFAULTS, FAST, RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -68,8 +68,8 @@ class Entry:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """As written down; an older record has fewer values, and the named recipe's stand in for them."""
-        return {**(self.named or CLASSIC.as_record()), **self.record["recipe"]}
+        """As written down; an older record has fewer values: what is off by default was off, the rest as named."""
+        return {**(self.named or CLASSIC.as_record()), **DEFAULTS, **self.record["recipe"]}
 
     @property
     def images(self) -> tuple[str, int, int]:
@@ -136,6 +136,13 @@ def spread(values: list[float], digits: int) -> str:
     return with_range(mean(values), min(values), max(values), digits)
 
 
+def gained(differences: list[float]) -> str:
+    """The same of differences between accuracies, with their signs."""
+    if len(differences) == 1:
+        return f"{differences[0]:+.4f}"
+    return f"{mean(differences):+.4f} ({min(differences):+.4f} to {max(differences):+.4f})"
+
+
 def tested(entries: list[Entry], key: str, digits: int) -> str:
     values = [entry.test[key] for entry in entries if entry.test]
     return spread(values, digits) if values else "–"
@@ -176,8 +183,8 @@ def table_of_kinds(entries: list[Entry]) -> str:
     )
 
 
-def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], float]]:
-    """(value, what it is in `fast`, what it was changed to, validation accuracies, mean gain of `fast`, same seeds).
+def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], list[float]]]:
+    """(value, what it is in `fast`, what it was changed to, validation accuracies, what `fast` gains, seed by seed).
 
     One row for each recipe that differs from `fast` in a single value, trained on the same images.
     """
@@ -193,17 +200,17 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], flo
         pairs = [(entry.valid, standard[comparable(entry)]) for entry in same if comparable(entry) in standard]
         if len(changed) == 1 and pairs and same[0].recipe["name"] != "fast":
             (key,) = changed
-            gain = mean(with_it - without for without, with_it in pairs)
-            rows.append((key, str(fast[key]), str(same[0].recipe[key]), [without for without, _ in pairs], gain))
-    return sorted(rows, key=lambda row: -row[4])
+            gains = [with_it - without for without, with_it in pairs]
+            rows.append((key, str(fast[key]), str(same[0].recipe[key]), [without for without, _ in pairs], gains))
+    return sorted(rows, key=lambda row: -mean(row[4]))
 
 
 def table_of_ablation(entries: list[Entry]) -> str:
     return table(
         ["value", "in `fast`", "instead", "seeds", "validation", "what it buys"],
         [
-            [f"`{key}`", is_, instead, str(len(values)), spread(values, 4), f"{gain:+.4f}"]
-            for key, is_, instead, values, gain in ablation(entries)
+            [f"`{key}`", is_, instead, str(len(values)), spread(values, 4), gained(gains)]
+            for key, is_, instead, values, gains in ablation(entries)
         ],
     )
 

@@ -79,7 +79,7 @@ def test_order_is_fixed_by_seed_and_epoch_alone():
 
 def test_an_epochs_order_takes_nothing_from_the_random_numbers_of_dropout(digits):
     loaders = [
-        DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, flip=True, shift=2),
+        DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, flip=True, shift=2, cutout=3),
         make_data_loader(Subset(digits.train, INDICES), 4, shuffle=True),
     ]
     for loader in loaders:
@@ -140,18 +140,61 @@ def test_a_shift_may_be_as_large_as_the_image_allows(few):
             DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, shift=shift)
 
 
-@pytest.mark.parametrize("how", [{"flip": True}, {"shift": 1}])
+def test_cutout_makes_a_square_grey_that_may_lie_partly_outside(few):
+    few = ImageDataset(few.data // 2, few.targets, few.classes)  # nothing in them is that grey
+    corners, whole = set(), 0
+    for epoch in range(1, 81):
+        seen = augmented(few, epoch, cutout=6)
+        grey = (seen == 128).all(axis=3)
+        assert (seen[~grey] == few.data[~grey]).all(), "all else is as it was"
+        for hole in grey:
+            rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
+            assert hole.sum() == len(rows) * len(columns), "a rectangle without gaps"
+            for line in (rows, columns):
+                assert len(line) == line[-1] - line[0] + 1
+                assert len(line) == 6 or (3 <= len(line) < 6 and (line[0] == 0 or line[-1] == 31))
+            corners.add((rows[0], columns[0]))
+            whole += len(rows) == len(columns) == 6
+    assert 0.65 < whole / 3200 < 0.75, "of 32 x 32 middles 27 x 27 keep the square inside"
+    assert len(corners) > 600
+
+
+def test_cutout_comes_on_top_of_flips_and_shifts(few):
+    plain = augmented(few, 2, flip=True, shift=3)
+    seen = augmented(few, 2, flip=True, shift=3, cutout=10)
+    grey = (seen == 128).all(axis=3)
+    assert grey.reshape(40, -1).any(axis=1).all()
+    assert (seen[~grey] == plain[~grey]).all()
+
+
+@pytest.mark.parametrize("how", [{}, {"flip": True}])
+def test_a_cutout_of_one_epoch_is_not_there_in_the_next(how, few):
+    loader = DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, cutout=10, **how)
+    for epoch in (1, 2):
+        loader.sampler.set_epoch(epoch)
+        list(loader)
+    assert (loader.images.numpy() == few.data).all()
+
+
+def test_a_cutout_leaves_some_of_the_image(few):
+    for cutout in (-1, 32):
+        with pytest.raises(ValueError, match=f"cutout = {cutout}: .* 0 to 31"):
+            DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, cutout=cutout)
+
+
+@pytest.mark.parametrize("how", [{"flip": True}, {"shift": 1}, {"cutout": 1}])
 def test_augmentation_needs_an_epoch(how, few):
     with pytest.raises(ValueError, match="shuffle=True"):
         DeviceLoader(few, batch_size=4, device=CPU, **how)
 
 
-def test_augmentation_is_fixed_by_seed_and_epoch_alone(few):
-    first = augmented(few, 3, shift=2, flip=True, seed=1)
+@pytest.mark.parametrize("how", [{"flip": True}, {"shift": 2}, {"cutout": 5}])
+def test_augmentation_is_fixed_by_seed_and_epoch_alone(how, few):
+    first = augmented(few, 3, **how, seed=1)
     torch.rand(5)
-    assert (augmented(few, 3, shift=2, flip=True, seed=1, batch_size=40) == first).all()
-    assert (augmented(few, 4, shift=2, flip=True, seed=1) != first).any()
-    assert (augmented(few, 3, shift=2, flip=True, seed=2) != first).any()
+    assert (augmented(few, 3, **how, seed=1, batch_size=40) == first).all()
+    assert (augmented(few, 4, **how, seed=1) != first).any()
+    assert (augmented(few, 3, **how, seed=2) != first).any()
 
 
 def test_number_of_workers_does_not_change_the_numbers(digits):

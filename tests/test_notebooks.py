@@ -135,11 +135,12 @@ def test_the_epochs_asked_for_are_trained(tmp_path):
 
 
 def test_a_run_of_the_recipe_fast_is_trained_saved_and_loaded(tmp_path):
-    for name, *parameters in (["04_train", ("recipe", "fast")], ["06_save_load"]):
+    for name, *parameters in (["04_train", ("recipe", "fast-long")], ["06_save_load"]):
         done = papermill(name, tmp_path / "out.ipynb", *parameters, ("run_name", "fast"), runs=tmp_path)
         assert done.returncode == 0, done.stderr
     recipe = json.loads((tmp_path / "fast" / "run.json").read_text(encoding="utf-8"))["recipe"]
-    assert (recipe["name"], recipe["flip"]) == ("fast", False), "a mirrored digit is no digit"
+    assert (recipe["name"], recipe["cutout"]) == ("fast-long", 10)
+    assert not recipe["flip"], "a mirrored digit is no digit"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there, a kernel is interrupted by a signal")

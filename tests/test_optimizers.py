@@ -1,6 +1,7 @@
 """Muon: without orthogonal steps it is PyTorch's SGD; with them, every direction of a matrix is changed alike."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,7 +66,20 @@ def test_a_step_of_a_convolution_is_no_longer_than_the_learning_rate_and_evener_
     assert step.max() / step.min() < gradient.max() / gradient.min() / 2
 
 
-def test_its_state_goes_on_to_the_last_bit():
+def test_weights_decay_by_a_share_of_themselves_where_it_is_asked_for():
+    model = small_network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    hidden, rest = [model[2].weight], [p for p in model.parameters() if p is not model[2].weight]
+    optimizer = Muon([{"params": hidden, "orthogonal": True, "weight_decay": 0.2}, {"params": rest}], 0.1, 0.9)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old * (0.98 if parameter is model[2].weight else 1.0))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "saved before there was weight decay"])
+def test_its_state_goes_on_to_the_last_bit(old):
     def muon(model):
         hidden, rest = [model[2].weight], [p for p in model.parameters() if p is not model[2].weight]
         return Muon([{"params": hidden, "orthogonal": True}, {"params": rest}], lr=0.05, momentum=0.9)
@@ -76,7 +90,11 @@ def test_its_state_goes_on_to_the_last_bit():
     other = small_network()
     other.load_state_dict(straight.state_dict())
     again = muon(other)
-    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    state = copy.deepcopy(optimizer.state_dict())
+    if old:
+        for group in state["param_groups"]:
+            del group["weight_decay"]
+    again.load_state_dict(state)
     pairs = zip(train(straight, optimizer, 3), train(other, again, 3), strict=True)
     assert all(torch.equal(one, another) for one, another in pairs)
 
@@ -84,8 +102,9 @@ def test_its_state_goes_on_to_the_last_bit():
 def test_fast_makes_the_steps_of_the_hidden_layers_orthogonal_and_forgets_no_weight():
     model = AlexNet()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    hidden, rest = make_optimizer(model, FAST, torch.float32).param_groups
+    hidden, rest = make_optimizer(model, replace(FAST, weight_decay=0.1), torch.float32).param_groups
     assert hidden["orthogonal"] and not rest["orthogonal"]
+    assert (hidden["weight_decay"], rest["weight_decay"]) == (0.1, 0.0), "biases and normalisation do not decay"
     blocks = [f"conv_block{number}.0.weight" for number in (2, 3, 4, 5)]
     assert [names[id(parameter)] for parameter in hidden["params"]] == [*blocks, "linear1.weight"]
     assert len(hidden["params"]) + len(rest["params"]) == len(names)

@@ -31,7 +31,7 @@ from alexnet_cifar10.environment import seed_everything
 from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader, make_data_loader
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.recipes import CLASSIC, FAST, choose_recipe
+from alexnet_cifar10.recipes import CLASSIC, FAST, LONG, choose_recipe
 from alexnet_cifar10.training import (
     Monitor,
     TrainingError,
@@ -112,7 +112,7 @@ def start_with(digits):
             seed_everything(seed)
             model = AlexNet(recipe.dropout)
         if augment is None:
-            augment = {"flip": True, "shift": recipe.shift} if recipe.flip else {}
+            augment = {"flip": True, "shift": recipe.shift, "cutout": recipe.cutout} if recipe.flip else {}
         try:
             return train(
                 model,
@@ -644,10 +644,10 @@ def precision(request, monkeypatch):
 
 def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
     few = {"images": 6, "valid": range(20, 22), "epochs": 2}
-    whole = start(base=FAST, **few, run_name="whole")
+    whole = start(base=LONG, **few, run_name="whole")  # FAST, and more
     assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
-    start(base=FAST, **few, loader=interrupted_in(2))
-    run = start(base=FAST, **few, resume=True)
+    start(base=LONG, **few, loader=interrupted_in(2))
+    run = start(base=LONG, **few, resume=True)
     assert_identical(run, whole)
     assert all(value.dtype in (torch.float32, torch.int64) for value in load_state(run.best_checkpoint).values())
 
@@ -753,12 +753,13 @@ def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
     [
         ({"augment": {}}, "flip = True, here it is False: DeviceLoader(flip=True"),
         ({"augment": {"flip": True, "shift": 1}}, "shift = 2, here it is 1: DeviceLoader(shift=2"),
+        ({"base": LONG, "augment": {"flip": True, "shift": 4}}, "cutout = 10, here it is 0: DeviceLoader(cutout=10"),
         ({"model": AlexNet()}, r"dropout = (0.0, 0.0, 0.0, 0.0, 0.0), here it is (0.1, 0.3, 0.1, 0.3, 0.1): AlexNet("),
     ],
 )
 def test_a_run_whose_record_would_not_be_true_is_refused(how, said, start, runs):
     with pytest.raises(TrainingError, match=re.escape(said)):
-        start(base=FAST, **how)
+        start(**{"base": FAST, **how})
     assert not runs.exists()
 
 
@@ -766,10 +767,20 @@ def test_a_run_recorded_before_recipes_had_more_values_can_be_resumed(start):
     whole = start(small_model(), epochs=2, run_name="whole")
     run = start(small_model(), epochs=1)
     record = run.read_record()
-    for key in ("optimizer", "schedule", "dropout", "flip", "shift", "autocast"):
+    for key in ("optimizer", "schedule", "dropout", "weight_decay", "flip", "shift", "cutout", "autocast"):
         del record["recipe"][key]
     run.write_record(record)
     assert_identical(start(small_model(), epochs=2, resume=True), whole)
+
+
+def test_a_run_recorded_before_there_was_a_value_is_not_resumed_with_it(start):
+    run = start(base=FAST, epochs=2, loader=interrupted_in(2))
+    record = run.read_record()
+    del record["recipe"]["weight_decay"]
+    run.write_record(record)
+    with pytest.raises(TrainingError, match="weight_decay was 0.0, now 0.1"):
+        start(base=FAST, epochs=2, weight_decay=0.1, resume=True)
+    assert len(start(base=FAST, epochs=2, resume=True).read_history()) == 2
 
 
 # --- the short run that notebooks 05 and 06 train for themselves --------------------------------------------------

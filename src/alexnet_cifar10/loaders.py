@@ -57,9 +57,11 @@ class DeviceLoader:
 
     With `flip`, about half of the images are mirrored left to right, and in the next epoch the others (Jordan, "94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU", 2024). With `shift`, each is moved by up to that many pixels in both
-    directions, anew each epoch; what would be empty is filled with the mirror image of the border. Both are fixed by
-    the seed and by the epoch of `sampler.set_epoch`, and so need `shuffle`. Raises `ValueError` without it, for a shift
-    that is not 0..31, and for no indices.
+    directions, anew each epoch; what would be empty is filled with the mirror image of the border. With `cutout`, a
+    square with sides of that many pixels is then made grey, anew each epoch; its middle may be any pixel, so that part
+    of it can lie outside (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
+    2017). All are fixed by the seed and by the epoch of `sampler.set_epoch`, and so need `shuffle`. Raises
+    `ValueError` without it, for a shift or cutout that is not 0..31, and for no indices.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class DeviceLoader:
         seed: int = 42,
         flip: bool = False,
         shift: int = 0,
+        cutout: int = 0,
     ) -> None:
         if indices is None:
             indices = range(len(dataset))
@@ -80,8 +83,12 @@ class DeviceLoader:
             raise ValueError("there are no images to make batches of: the list of indices is empty.")
         if not 0 <= shift < 32:
             raise ValueError(f"shift = {shift}: an image of 32 pixels can be moved by 0 to 31 of them.")
-        if (flip or shift) and not shuffle:
-            raise ValueError("flip and shift change with the epoch, which only a loader with shuffle=True is told.")
+        if not 0 <= cutout < 32:
+            raise ValueError(f"cutout = {cutout}: of an image of 32 pixels a square of 0 to 31 can be made grey.")
+        if (flip or shift or cutout) and not shuffle:
+            raise ValueError(
+                "flip, shift and cutout change with the epoch, which only a loader with shuffle=True is told."
+            )
         chosen = np.asarray(indices)
         self.images = torch.from_numpy(dataset.data[chosen]).to(device)  # uint8 [N, 32, 32, 3]
         self.labels = torch.tensor(dataset.targets)[chosen].to(device)  # int64 [N]
@@ -91,6 +98,7 @@ class DeviceLoader:
         self.seed = seed
         self.flip = flip
         self.shift = shift
+        self.cutout = cutout
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
@@ -98,12 +106,16 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.tensor(list(self.sampler), device=self.images.device)
         places = self._places() if self.flip or self.shift else None
+        holes = self._holes() if self.cutout else None
         for batch in order.split(self.batch_size):
             if places is None:
                 images = self.images[batch]  # uint8 [B, 32, 32, 3]
             else:
                 rows, columns = places[:, batch]  # int64 [B, 32] each
                 images = self.images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+            if holes is not None:
+                rows, columns = holes[:, batch]  # bool [B, 32] each
+                images.masked_fill_((rows[:, :, None] & columns[:, None, :])[..., None], 128)
             images = images.permute(0, 3, 1, 2)  # [B, 3, 32, 32], channels last in memory
             yield images.to(torch.float32).div_(self.scale), self.labels[batch]
 
@@ -122,3 +134,10 @@ class DeviceLoader:
             mirrored = torch.randint(0, 2, (count, 1), generator=generator) == epoch % 2
             places = torch.stack([places[0], torch.where(mirrored, 31 - places[1], places[1])])
         return places.to(self.images.device)
+
+    def _holes(self) -> Tensor:
+        """For each row and each column of each image, whether the grey square lies in it: bool [2, N, 32]."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.sampler.epoch) ^ 3)  # a stream of its own
+        middle = torch.randint(0, 32, (2, len(self.labels), 1), generator=generator)
+        distance = torch.arange(32) - (middle - self.cutout // 2)  # from the square's first row or column
+        return ((0 <= distance) & (distance < self.cutout)).to(self.images.device)

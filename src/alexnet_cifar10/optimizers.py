@@ -32,7 +32,9 @@ def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
 class Muon(Optimizer):
     """SGD with Nesterov momentum; in groups with `"orthogonal": True` each step is made orthogonal before it is taken.
 
-    A convolution's weight [O, I, H, W] is taken as a matrix [O, I*H*W]. `precision` is the type of those products.
+    A convolution's weight [O, I, H, W] is taken as a matrix [O, I*H*W]. `precision` is the type of those products. In
+    groups with `"weight_decay": decay`, weights also lose the share `lr * decay` of themselves in each step (Loshchilov
+    and Hutter, "Decoupled Weight Decay Regularization", 2019).
     """
 
     def __init__(
@@ -42,12 +44,13 @@ class Muon(Optimizer):
         momentum: float,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "orthogonal": False})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "orthogonal": False, "weight_decay": 0.0})
         self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
         for group in self.param_groups:
+            kept = 1 - group["lr"] * group.get("weight_decay", 0.0)  # states saved before it existed have none
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -59,4 +62,5 @@ class Muon(Optimizer):
                 if group["orthogonal"]:
                     matrix = change.flatten(1).to(self.precision)
                     change = orthogonalize(matrix).to(change.dtype).view_as(parameter)
+                parameter.mul_(kept)
                 parameter.sub_(change, alpha=group["lr"])

@@ -46,7 +46,7 @@ from alexnet_cifar10.evaluation import evaluate
 from alexnet_cifar10.loaders import DeviceLoader
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.optimizers import Muon
-from alexnet_cifar10.recipes import Recipe, choose_recipe
+from alexnet_cifar10.recipes import DEFAULTS, Recipe, choose_recipe
 
 __all__ = [
     "Monitor",
@@ -175,8 +175,8 @@ def train(
     With `resume`, a run that exists goes on after its last completed epoch as if it had never stopped: to the last bit
     the same numbers, on the same machine with the same versions and number of threads. Nothing is promised for others.
 
-    `train_loader` makes the recipe's flips and shifts, and `model` has its dropout; they are not set here. What is
-    trained in 16 bits is also validated in them.
+    `train_loader` makes the recipe's flips, shifts and cutouts, and `model` has its dropout; they are not set here.
+    What is trained in 16 bits is also validated in them.
 
     Raises `TrainingError` when they differ from the recipe, when the run exists and `resume` is False, when the run to
     resume was another one, when another process trains into its folder, or when a loss is not finite; and
@@ -285,8 +285,8 @@ def train(
 
 
 def _refuse_unless_made_for(recipe: Recipe, model: nn.Module, train_loader: DataLoader | DeviceLoader) -> None:
-    """`train` does not set flips, shifts and dropout; a record that names others than there were would not be true."""
-    made = {"flip": getattr(train_loader, "flip", False), "shift": getattr(train_loader, "shift", 0)}
+    """`train` does not set augmentation and dropout; a record that names others than there were would not be true."""
+    made = {key: getattr(train_loader, key, none) for key, none in (("flip", False), ("shift", 0), ("cutout", 0))}
     if isinstance(model, AlexNet):
         made["dropout"] = tuple(model.dropout)
     for key, value in made.items():
@@ -306,7 +306,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe, precision: torch.dtype) -> 
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     hidden = {id(parameter) for parameter in matrices[1:-1]}  # Muon is not for the first and the last layer
     groups = [
-        {"params": [p for p in parameters if id(p) in hidden], "orthogonal": recipe.optimizer == "muon"},
+        {
+            "params": [p for p in parameters if id(p) in hidden],
+            "orthogonal": recipe.optimizer == "muon",
+            "weight_decay": recipe.weight_decay,
+        },
         {"params": [p for p in parameters if id(p) not in hidden]},
     ]
     # float16 has too small a range for it
@@ -350,7 +354,7 @@ def _name_run(run_name: str | None, settings: dict[str, Any], resume: bool) -> R
 def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> None:
     """Let a run that exists be continued by the same settings only; more epochs are welcome if the schedule lets them.
 
-    Compared is what was written down: an older run's recipe has fewer values.
+    Compared is what was written down: an older run's recipe has fewer values, and the defaults stand in for them.
     """
     if not resume:
         raise TrainingError(
@@ -361,7 +365,7 @@ def _refuse_unless_same(run: Run, settings: dict[str, Any], resume: bool) -> Non
     def flat(record: dict[str, Any]) -> dict[str, Any]:
         data = {"data": record["data"]["dataset"], "digests of the data": record["data"].get("digests")}
         counts = {key: record.get(key) for key in ("seed", "train_images", "valid_images")}
-        recipe = dict(record.get("recipe") or {"name": None})
+        recipe = {**DEFAULTS, **(record.get("recipe") or {"name": None})}
         if settings["recipe"]["schedule"] == "plateau":
             recipe.pop("epochs", None)
         return {**recipe, **data, **counts}
