@@ -171,7 +171,7 @@ def test_seeds_stand_together_with_their_mean_and_spread(folder, capsys):
 
 def test_a_value_that_did_not_exist_when_a_run_was_recorded_was_off(folder):
     record = Run(folder / "a").read_record()
-    recipe = dict(RECIPES["fast-long"].as_record())
+    recipe = RECIPES["fast-long"].as_record()
     del recipe["cutout"], recipe["weight_decay"]
     Run(folder / "a").write_record(record | {"recipe": recipe})
     kinds = {entry.kind for entry in ledger.read_entries(folder)}
