@@ -40,7 +40,8 @@ chosen, so it is a little too high. **Test** is measured once, in 32 bits, with 
 1000 test images, which are official pixels (two standard errors are about ± 0.02), and on all 10 000. Of the copy at
 hand, images 1000–9999 had been saved again as JPEG, which makes them harder: that column cannot be compared with other
 people's. Several seeds: the mean, and in brackets the lowest and the highest. **Minutes** are training and validation,
-on the machine that the run names.
+on the machine that the run names. It was now and then busy with other work: where one epoch in a `history.csv` is
+much longer than its neighbours, this is the likely reason.
 """
 
 SPEED = """## How fast a machine is
@@ -48,7 +49,8 @@ SPEED = """## How fast a machine is
 Measured by `make bench`, which keeps a JSON and a picture in `bench/`: all ways take turns in one process; medians over
 the rounds, and in brackets the lowest and the highest. `original` is the original's loop (one image after the other
 through PIL, batches of 16, 32 bits), `bare` the steps of `classic` with nothing around them. Times are those of so many
-epochs of 40 000 training and 10 000 validation images, computed from the rates.
+epochs of 40 000 training and 10 000 validation images, computed from the rates; a ratio is that of each round. Of the
+operations of a step, those of the network are counted, forward and backward, and not those of the optimiser.
 """
 
 
@@ -85,16 +87,20 @@ class Entry:
         return self.record["result"]["seconds"] / 60
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """What the recipe of this name has not, or has otherwise."""
+        return {key: value for key, value in self.recipe.items() if self.named.get(key) != value}
+
+    @property
     def kind(self) -> str:
         """The recipe's name, and what of it was changed: runs that differ only in their seed have the same."""
         if not self.named:
             return f"{self.recipe['name']} (of {self.record['git_commit']})"
-        changes = [f"{key} {value}" for key, value in self.recipe.items() if self.named.get(key) != value]
-        return ", ".join([self.recipe["name"], *changes])
+        return ", ".join([self.recipe["name"], *(f"{key} {value}" for key, value in self.changed.items())])
 
     @property
     def command(self) -> str:
-        changed = {key: self.recipe[key] for key in PARAMETERS if self.named and self.recipe[key] != self.named[key]}
+        changed = {key: self.changed[key] for key in PARAMETERS if self.named and key in self.changed}
         asked = {"data": "cifar10"} if self.record["data"]["dataset"] == "CIFAR-10" else {"data": "digits"}
         asked |= {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
         return "papermill notebooks/04_train.ipynb out.ipynb " + " ".join(f"-p {k} {v}" for k, v in asked.items())
@@ -266,9 +272,12 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
         name, epochs = what.split(", ")
         minutes[name] = f"{epochs}: {measured(value, 1)}"
     share = {key: 100 * value for key, value in report["share_of_product_rate"].items()}
-    share_of = f"of the rate of {report['precision_of_fast']} matrix products, a step of fast reaches: %"
+    share_of = f"share of the rate of {report['precision_of_fast']} matrix products that a step of fast reaches: %"
     rest = {f"{what}: ratio": measured(value, 2) for what, value in report["ratios"].items()}
-    rest |= {share_of: measured(share), "peak memory: GB": f"{report['peak_memory_gb']:.2f}"}
+    rest |= {
+        share_of: measured(share),
+        "peak memory of the benchmark, with batches of up to 1024: GB": f"{report['peak_memory_gb']:.2f}",
+    }
     return "\n".join(
         [
             f"### {report['machine']}\n",
@@ -309,12 +318,20 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
 def keep(name: str) -> None:
     """Test the best weights of a run, and keep its records in results/.
 
-    Raises `CheckpointError` for a run that is not there, not finished, or of other data, and `DataError` without data.
+    Raises `CheckpointError` for a run that is not there, not finished, of other data, or that no command makes again,
+    and `DataError` without data.
     """
     run, device = Run(runs_root() / name), pick_device()
     record = run.read_record()
     if record["status"] != "finished":
         raise CheckpointError(f"the run {name!r} is not finished ({record['status']}): resume it first.")
+    if made_by_hand := [
+        f"{key} {value}" for key, value in Entry(run, record, None).changed.items() if key not in PARAMETERS
+    ]:
+        raise CheckpointError(
+            f"no command makes the run {name!r} again: there is no recipe {record['recipe']['name']!r} with "
+            f"{', '.join(made_by_hand)}. Give it a recipe of its own in recipes.py, commit, and train with it."
+        )
     images = load_images("cifar10")
     if images.provenance.digests != record["data"]["digests"]:
         raise CheckpointError(f"the run {name!r} was trained on other data than is here.")

@@ -118,8 +118,8 @@ def test_notebook_4_shows_the_ablation():
 
 def test_notebook_4_compares_the_recipes_by_their_runs():
     words = {3: "three"}
-    by_name = {same[0].recipe["name"]: same for same in ledger.by_kind(ENTRIES)}
-    (classic,), fast = by_name["classic"], by_name["fast"]
+    by_kind = {same[0].kind: same for same in ledger.by_kind(ENTRIES)}
+    (classic,), fast = by_kind["classic"], by_kind["fast"]
     text = " ".join(text_of("notebooks/04_train.ipynb").split())
     minutes, epochs = f"{classic.minutes:.0f} minutes", classic.record["result"]["epochs"]
     assert f"accuracy of {classic.valid:.3f}, after {epochs} epochs and {minutes} (one seed" in text
@@ -129,7 +129,7 @@ def test_notebook_4_compares_the_recipes_by_their_runs():
     minutes = f"{sum(entry.minutes for entry in fast) / len(fast):.0f} minutes"
     assert f"came to {between} in {epochs} epochs and about {minutes} ({seeds} seeds;" in text
     assert f'`recipe = "fast"`, in the cell with the parameters below, it took about {minutes}' in text
-    (long,) = by_name["fast-long"]
+    (long,) = by_kind["fast-long"]
     outcome = f"{long.valid:.3f}, after {long.record['result']['epochs']} epochs and {long.minutes:.0f} minutes"
     assert f"`fast-long` came to a validation accuracy of {outcome} (one seed)" in text
 
@@ -204,7 +204,7 @@ def test_a_folder_without_runs_is_named(tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, runs, digits):
+def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, capsys, runs, digits):
     import torch
 
     from alexnet_cifar10.environment import seed_everything
@@ -215,7 +215,9 @@ def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, runs, digits):
 
     cpu = torch.device("cpu")
     seed_everything(1)
-    loaders = [DeviceLoader(digits.train, range(20), batch_size=10, device=cpu, shuffle=s) for s in (True, False)]
+    loaders = [
+        DeviceLoader(digits.train, range(20), batch_size=10, device=cpu, shuffle=s, seed=1) for s in (True, False)
+    ]
     recipe = choose_recipe("classic", epochs=1, batch_size=10)
     train(AlexNet(), *loaders, recipe, provenance=digits.provenance, seed=1, run_name="mine")
     monkeypatch.setattr(ledger, "RESULTS", tmp_path / "results")
@@ -227,6 +229,12 @@ def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, runs, digits):
     test = json.loads((kept / "test.json").read_text(encoding="utf-8"))
     assert 0 <= test["accuracy"] <= 1 and test["data"] == "handwritten digits"
     assert "[mine](mine)" in (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
+    shutil.rmtree(kept)
+    record = Run(runs / "mine").read_record()
+    changed = record["recipe"] | {"plateau_factor": 0.5}
+    Run(runs / "mine").write_record(record | {"recipe": changed})
+    assert ledger.main(["--keep", "mine"]) == 1 and not kept.exists()
+    assert "no command makes the run 'mine' again" in (said := capsys.readouterr().err) and "plateau_factor 0.5" in said
     shutil.rmtree(runs / "mine")
     assert ledger.main(["--keep", "mine"]) == 1
 

@@ -113,10 +113,11 @@ def start_with(digits):
             model = AlexNet(recipe.dropout)
         if augment is None:
             augment = {"flip": True, "shift": recipe.shift, "cutout": recipe.cutout} if recipe.flip else {}
+        made = {"batch_size": recipe.batch_size, "seed": seed, **augment}
         try:
             return train(
                 model,
-                loader(digits.train, range(images), batch_size=recipe.batch_size, shuffle=True, seed=seed, **augment),
+                loader(digits.train, range(images), shuffle=True, **made),
                 loader(digits.train, valid, batch_size=4, shuffle=False, seed=seed),
                 recipe,
                 provenance=provenance,
@@ -754,6 +755,8 @@ def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
         ({"augment": {}}, "flip = True, here it is False: DeviceLoader(flip=True"),
         ({"augment": {"flip": True, "shift": 1}}, "shift = 2, here it is 1: DeviceLoader(shift=2"),
         ({"base": LONG, "augment": {"flip": True, "shift": 4}}, "cutout = 10, here it is 0: DeviceLoader(cutout=10"),
+        ({"base": CLASSIC, "augment": {"batch_size": 5}}, "batch_size = 4, here it is 5: DeviceLoader(batch_size=4"),
+        ({"base": CLASSIC, "augment": {"seed": 7}}, "seed = 42, here it is 7: DeviceLoader(seed=42"),
         ({"model": AlexNet()}, r"dropout = (0.0, 0.0, 0.0, 0.0, 0.0), here it is (0.1, 0.3, 0.1, 0.3, 0.1): AlexNet("),
     ],
 )

@@ -4,7 +4,7 @@ Source: Jordan and others, "Muon: An optimizer for hidden layers in neural netwo
 (https://kellerjordan.github.io/posts/muon/). PyTorch's own (since 2.9) takes matrices only, not convolutions.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ __all__ = ["Muon", "orthogonalize"]
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     """A matrix [M, N] with the same directions, all of about the same length 1: `U V^T` of its decomposition `U S V^T`.
 
-    Newton's and Schulz's iteration for it: only matrix products. Its coefficients make small lengths grow fast, and let
-    all of them end near 1, roughly 0.7 to 1.2 after five steps.
+    Newton's and Schulz's iteration for it: only matrix products. Its coefficients make small lengths grow fast. After
+    three steps, those that were above 0.02 of the matrix's norm are 0.7 to 1.2; shorter ones have grown up to 41-fold.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
@@ -48,7 +48,7 @@ class Muon(Optimizer):
         self.precision = precision
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self) -> None:
         for group in self.param_groups:
             kept = 1 - group["lr"] * group.get("weight_decay", 0.0)  # states saved before it existed have none
             for parameter in group["params"]:

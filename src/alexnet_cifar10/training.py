@@ -175,7 +175,8 @@ def train(
     With `resume`, a run that exists goes on after its last completed epoch as if it had never stopped: to the last bit
     the same numbers, on the same machine with the same versions and number of threads. Nothing is promised for others.
 
-    `train_loader` makes the recipe's flips, shifts and cutouts, and `model` has its dropout; they are not set here.
+    `train_loader` makes the recipe's batches, flips, shifts and cutouts, in an order that `seed` fixes, and `model` has
+    its dropout; they are not set here.
     What is trained in 16 bits is also validated in them.
 
     Raises `TrainingError` when they differ from the recipe, when the run exists and `resume` is False, when the run to
@@ -189,7 +190,7 @@ def train(
         raise TrainingError(f"batch_size = {recipe.batch_size}: there are only {train_images} training images.")
     if len(valid_loader.sampler) == 0:
         raise TrainingError("there are no validation images: the best model could not be told.")
-    _refuse_unless_made_for(recipe, model, train_loader)
+    _refuse_unless_made_for(recipe, seed, model, train_loader)
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
     precision = autocast_dtype(device) if recipe.autocast else torch.float32
@@ -284,17 +285,20 @@ def train(
     return run
 
 
-def _refuse_unless_made_for(recipe: Recipe, model: nn.Module, train_loader: DataLoader | DeviceLoader) -> None:
-    """`train` does not set augmentation and dropout; a record that names others than there were would not be true."""
-    made = {key: getattr(train_loader, key, none) for key, none in (("flip", False), ("shift", 0), ("cutout", 0))}
+def _refuse_unless_made_for(
+    recipe: Recipe, seed: int, model: nn.Module, train_loader: DataLoader | DeviceLoader
+) -> None:
+    """`train` sets none of these values; a record that names others than there were would not be true."""
+    made = {"batch_size": train_loader.batch_size, "seed": getattr(train_loader.sampler, "seed", seed)}
+    made |= {key: getattr(train_loader, key, DEFAULTS[key]) for key in ("flip", "shift", "cutout")}
     if isinstance(model, AlexNet):
         made["dropout"] = tuple(model.dropout)
     for key, value in made.items():
-        if value != (wanted := getattr(recipe, key)):
+        if value != (wanted := seed if key == "seed" else getattr(recipe, key)):
             maker = "AlexNet" if key == "dropout" else "DeviceLoader"
             raise TrainingError(
-                f"the recipe {recipe.name!r} has {key} = {wanted}, here it is {value}: {maker}({key}={wanted}, ...) "
-                "makes what it needs."
+                f"a run of the recipe {recipe.name!r} with seed {seed} has {key} = {wanted}, here it is {value}: "
+                f"{maker}({key}={wanted}, ...) makes what it needs."
             )
 
 
