@@ -129,9 +129,10 @@ def test_notebook_4_compares_the_recipes_by_their_runs():
     minutes = f"{sum(entry.minutes for entry in fast) / len(fast):.0f} minutes"
     assert f"came to {between} in {epochs} epochs and about {minutes} ({seeds} seeds;" in text
     assert f'`recipe = "fast"`, in the cell with the parameters below, it took about {minutes}' in text
-    (long,) = by_kind["fast-long"]
+    (long,), (longer,) = by_kind["fast-long"], by_kind["fast-long, epochs 40"]
     outcome = f"{long.valid:.3f}, after {long.record['result']['epochs']} epochs and {long.minutes:.0f} minutes"
     assert f"`fast-long` came to a validation accuracy of {outcome} (one seed)" in text
+    assert f"With `epochs = 40` it came to {longer.valid:.3f}, after {longer.minutes:.0f} minutes" in text
 
 
 # --- the ledger's script, on runs of its own ----------------------------------------------------------------------
