@@ -100,7 +100,7 @@ class Entry:
 
     @property
     def command(self) -> str:
-        changed = {key: self.changed[key] for key in PARAMETERS if self.named and key in self.changed}
+        changed = {key: value for key, value in self.changed.items() if self.named and key in PARAMETERS}
         asked = {"data": "cifar10"} if self.record["data"]["dataset"] == "CIFAR-10" else {"data": "digits"}
         asked |= {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
         return "papermill notebooks/04_train.ipynb out.ipynb " + " ".join(f"-p {k} {v}" for k, v in asked.items())

@@ -14,16 +14,16 @@ from torch.optim import Optimizer
 __all__ = ["Muon", "orthogonalize"]
 
 
-def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
-    """A matrix [M, N] with the same directions, all of about the same length 1: `U V^T` of its decomposition `U S V^T`.
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """A matrix [M, N] with the same directions, of lengths near 1: about `U V^T` of its decomposition `U S V^T`.
 
-    Newton's and Schulz's iteration for it: only matrix products. Its coefficients make small lengths grow fast. After
-    three steps, those that were above 0.02 of the matrix's norm are 0.7 to 1.2; shorter ones have grown up to 41-fold.
+    Three steps of Newton's and Schulz's iteration for it: only matrix products. Its coefficients make small lengths
+    grow fast. Those above 0.02 of the matrix's norm end at 0.7 to 1.2; shorter ones have grown up to 41-fold.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
     x = wide / (wide.norm() + 1e-7)  # no length is above 1
-    for _ in range(steps):
+    for _ in range(3):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     return x if matrix.size(0) <= matrix.size(1) else x.T

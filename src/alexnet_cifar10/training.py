@@ -176,8 +176,7 @@ def train(
     the same numbers, on the same machine with the same versions and number of threads. Nothing is promised for others.
 
     `train_loader` makes the recipe's batches, flips, shifts and cutouts, in an order that `seed` fixes, and `model` has
-    its dropout; they are not set here.
-    What is trained in 16 bits is also validated in them.
+    its dropout; they are not set here. What is trained in 16 bits is also validated in them.
 
     Raises `TrainingError` when they differ from the recipe, when the run exists and `resume` is False, when the run to
     resume was another one, when another process trains into its folder, or when a loss is not finite; and
@@ -289,16 +288,17 @@ def _refuse_unless_made_for(
     recipe: Recipe, seed: int, model: nn.Module, train_loader: DataLoader | DeviceLoader
 ) -> None:
     """`train` sets none of these values; a record that names others than there were would not be true."""
+    wanted = {**vars(recipe), "seed": seed}
     made = {"batch_size": train_loader.batch_size, "seed": getattr(train_loader.sampler, "seed", seed)}
     made |= {key: getattr(train_loader, key, DEFAULTS[key]) for key in ("flip", "shift", "cutout")}
     if isinstance(model, AlexNet):
         made["dropout"] = tuple(model.dropout)
     for key, value in made.items():
-        if value != (wanted := seed if key == "seed" else getattr(recipe, key)):
+        if value != wanted[key]:
             maker = "AlexNet" if key == "dropout" else "DeviceLoader"
             raise TrainingError(
-                f"a run of the recipe {recipe.name!r} with seed {seed} has {key} = {wanted}, here it is {value}: "
-                f"{maker}({key}={wanted}, ...) makes what it needs."
+                f"a run of the recipe {recipe.name!r} with seed {seed} has {key} = {wanted[key]}, here it is {value}: "
+                f"{maker}({key}={wanted[key]}, ...) makes what it needs."
             )
 
 
