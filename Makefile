@@ -1,5 +1,6 @@
-# GNU make 3.81 or newer and any sh, on Linux, macOS and Windows. The work is done by two Python scripts, which run
-# without make too: see README.md.
+# GNU make 3.81 or newer and any sh, on Linux, macOS and Windows. The work is done by Python scripts, which run without
+# make too: see README.md. What the environment needs is decided by setup.py, not by a rule for a file: make would not
+# see that the folder was moved, or that its Python is gone.
 
 ifeq ($(OS),Windows_NT)
 PYTHON = python
@@ -10,11 +11,10 @@ VENV_PYTHON = .venv/bin/python
 endif
 
 # A Python named on the command line remakes an environment of another version; the default one takes what is there.
-SETUP_OPTIONS = $(if $(filter command%,$(origin PYTHON)),--same-python)
+SETUP = $(PYTHON) scripts/setup.py $(if $(filter command%,$(origin PYTHON)),--same-python)
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
-CLEAN_OPTIONS = $(if $(ALL),--all) $(if $(YES),--yes)
 
-.PHONY: help run test test-oldest test-newest test-colab test-browser lab tensorboard bench site setup dev clean python
+.PHONY: help run test test-oldest test-newest test-colab test-browser lab tensorboard bench site setup dev constraints clean python
 .DEFAULT_GOAL = help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make site         build the notebooks, this README and the package's reference into a site, build/site"
 	@echo "make test-browser run the notebooks in JupyterLab and look through that site, in Chromium"
 	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
+	@echo "make constraints  write constraints.txt anew: the newest of all that the pins of requirements.txt need; takes uv"
 	@echo "make clean        remove the environment and caches, after asking; ALL=1 removes runs/ and datasets/ too"
 
 run: setup
@@ -37,9 +38,16 @@ run: setup
 test: setup
 	@$(VENV_PYTHON) -m pytest --nbval-lax
 
-test-oldest test-newest: python
-	@$(PYTHON) scripts/setup_environment.py $(SETUP_OPTIONS) --versions $(@:test-%=%)
+test-oldest: python
+	@$(SETUP) --versions oldest
 	@$(VENV_PYTHON) -m pytest --nbval-lax
+
+test-newest: python
+	@$(SETUP) --versions newest
+	@$(VENV_PYTHON) -m pytest --nbval-lax
+	@echo "Passed with these, which constraints.txt does not have (raise requirements.txt, then make constraints):" \
+	  $$($(VENV_PYTHON) -m pip freeze --exclude-editable | tr -d '\r' | tr _ - | \
+	    grep -ivxF "$$(sed 's/[^a-z0-9.=+-].*//' constraints.txt)")
 
 test-colab: setup
 	@$(VENV_PYTHON) -m pytest colab
@@ -62,13 +70,18 @@ site: dev
 	@echo "Open build/site/index.html, or serve the folder: $(VENV_PYTHON) -m http.server -d build/site"
 
 setup: python
-	@$(PYTHON) scripts/setup_environment.py $(SETUP_OPTIONS)
+	@$(SETUP)
 
 dev: setup
-	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+
+constraints:
+	@command -v uv >/dev/null || { echo "Install uv first: https://docs.astral.sh/uv/"; exit 1; }
+	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate --no-header \
+	  requirements.txt requirements-dev.txt -o constraints.txt
 
 clean: python
-	@$(PYTHON) scripts/setup_environment.py --clean $(CLEAN_OPTIONS)
+	@$(PYTHON) scripts/clean.py $(if $(ALL),--all) $(if $(YES),--yes)
 
 python:
 	@command -v $(PYTHON) >/dev/null || { \
