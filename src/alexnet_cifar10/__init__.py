@@ -1,4 +1,29 @@
-"""CIFAR-10 with AlexNet in PyTorch: the helpers that the six notebooks import.
+"""CIFAR-10 with AlexNet in PyTorch: what the notebooks import.
 
-Imports run one way, from `training` and `evaluation` down to `environment`. Nothing happens at import.
+Each file in this folder is a chapter: model, batches, optim, recipes, train, evaluate, plots, device. Behind them are
+three rooms that no chapter needs to be read with: data/ (where pixels come from), runs/ (what a run leaves on disk) and
+notebook/ (what only notebooks call). Imports run one way: notebook/, then the chapters, then data/ and runs/.
 """
+
+import os
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """The clone that the working directory lies in, or the working directory itself (Colab, an empty folder)."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if os.path.isdir(folder / "src" / "alexnet_cifar10") and os.path.isdir(folder / "notebooks"):
+            return folder
+    return here
+
+
+def named_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names, or None; a relative path starts at `project_root()`.
+
+    Raises `ValueError` for quotes around the path, which Windows passes on as a part of it.
+    """
+    value = os.environ.get(variable, "")
+    if value[:1] in ("'", '"'):
+        raise ValueError(f"{variable} = {value}: set it without the quotes.")
+    return project_root() / Path(value).expanduser() if value else None
