@@ -43,6 +43,14 @@ def digits():
     return load_images("digits")
 
 
+@pytest.fixture
+def start(runs, digits):
+    """`small_run.start_with`, on the digits, into an empty folder of runs."""
+    from small_run import start_with
+
+    return start_with(digits)
+
+
 class Trap:
     """Pickled, it makes a folder where it is unpickled."""
 

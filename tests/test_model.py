@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet_cifar10.checkpoints import load_checkpoint, save_checkpoint
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.runs.files import load_checkpoint, save_checkpoint
 
 BLOCK_CHANNELS = [(3, 96), (96, 256), (256, 384), (384, 384), (384, 256)]
 POOLED_BLOCKS = (1, 2, 5)

@@ -8,8 +8,6 @@ smaller kernels and strides because the images are 32x32 and not 224x224, and ba
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AlexNet"]
-
 
 class AlexNet(nn.Module):
     """Five convolution blocks and two linear layers: float images [N, 3, 32, 32] -> logits [N, 10].
@@ -21,7 +19,6 @@ class AlexNet(nn.Module):
 
     def __init__(self, dropout: tuple[float, float, float, float, float] = (0.1, 0.3, 0.1, 0.3, 0.1)) -> None:
         super().__init__()
-        self.dropout = dropout
         self.conv_block1 = nn.Sequential(
             nn.Conv2d(3, 96, kernel_size=3, padding=1),  # [N, 96, 32, 32]
             nn.BatchNorm2d(96),

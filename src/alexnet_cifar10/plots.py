@@ -7,16 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from alexnet_cifar10.evaluation import wilson_interval
-
-__all__ = [
-    "plot_class_accuracy",
-    "plot_confusion",
-    "plot_history",
-    "plot_images",
-    "plot_probabilities",
-    "plot_reliability",
-]
+from alexnet_cifar10.evaluate import wilson_interval
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 
@@ -24,9 +15,8 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 def plot_images(images: np.ndarray, titles: Sequence[str], title: str, columns: int = 8) -> Figure:
     """A grid of images [N, H, W, 3], uint8 or float in 0..1, each under its own title."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.25 * columns, 1.5 * rows + 0.4), squeeze=False, layout="constrained"
-    )
+    size = (1.25 * columns, 1.5 * rows + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     figure.suptitle(title)
     for axis in axes.flat:
         axis.axis("off")
@@ -47,7 +37,7 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
 
     draw(losses, "train_loss", color=BLUE, label="training")
     draw(losses, "valid_loss", color=ORANGE, linestyle="--", label="validation")
-    losses.set(xlabel="epoch", ylabel="cross-entropy (nats an image)", title="Loss")
+    losses.set(xlabel="epoch", ylabel="cross-entropy (nats per image)", title="Loss")
     losses.legend()
     draw(accuracy, "valid_accuracy", color=ORANGE, linestyle="--")
     accuracy.set(xlabel="epoch", ylabel="share predicted right", title="Validation accuracy")
@@ -69,23 +59,9 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str) ->
     for (row, column), count in np.ndenumerate(confusion):
         colour = "black" if share[row, column] > 0.6 else "white"
         axis.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    ticks = range(len(classes))
-    axis.set_xticks(ticks, classes, rotation=45, ha="right")
-    axis.set_yticks(ticks, classes)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
-    return figure
-
-
-def plot_class_accuracy(
-    class_accuracy: np.ndarray, errors: np.ndarray, accuracy: float, classes: Sequence[str], title: str
-) -> Figure:
-    """One bar a class [C] with its error [C] to both sides, and the accuracy over all images (0..1) as a line."""
-    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
-    axis.bar(classes, class_accuracy, yerr=errors, color=BLUE, ecolor="black", capsize=3)
-    axis.axhline(accuracy, color=ORANGE, linestyle="--", label=f"all images: {accuracy:.3f}")
-    axis.set(xlabel="true class", ylabel="share predicted right", title=title, ylim=(0, 1))
-    axis.tick_params(axis="x", rotation=30)
-    axis.legend(loc="lower right")
     return figure
 
 
@@ -110,9 +86,8 @@ def plot_reliability(counts: np.ndarray, hits: np.ndarray, sure: np.ndarray, tit
 
     For each bin, [B]: the number of images, that of the right ones, and the sum of the confidences. Bins may be empty.
     """
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(7, 5.6), sharex=True, height_ratios=(3, 1.3), layout="constrained"
-    )
+    heights = {"height_ratios": (3, 1.3), "layout": "constrained"}
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 5.6), sharex=True, **heights)
     filled = counts > 0
     said, happened = sure[filled] / counts[filled], hits[filled] / counts[filled]
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as sure as it is right")

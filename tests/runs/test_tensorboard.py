@@ -7,48 +7,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
-import torch
-from torch import nn
 
-from alexnet_cifar10.environment import seed_everything
-from alexnet_cifar10.loaders import DeviceLoader
-from alexnet_cifar10.recipes import CLASSIC
-from alexnet_cifar10.training import train
-
-# line, chart, and the column of history.csv that it draws
-LINES = [
-    ("valid", "by epoch/accuracy (0 to 1)", "valid_accuracy"),
-    ("train", "by epoch/loss per image", "train_loss"),
-    ("valid", "by epoch/loss per image", "valid_loss"),
-    ("train", "learning rate by epoch", "lr"),
-]
-
-
-@pytest.fixture
-def learn(runs, digits):
-    """A function that trains a very small network on a few digits."""
-    device = torch.device("cpu")
-
-    def learn(run_name, *, resume=False, **changes):
-        recipe = replace(CLASSIC, **{"epochs": 2, "batch_size": 8, **changes})
-        seed_everything(42)
-        return train(
-            nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)),
-            DeviceLoader(digits.train, range(32), batch_size=recipe.batch_size, device=device, shuffle=True),
-            DeviceLoader(digits.train, range(40, 60), batch_size=20, device=device),
-            recipe,
-            provenance=digits.provenance,
-            run_name=run_name,
-            resume=resume,
-        )
-
-    return learn
+from alexnet_cifar10.runs.report import CURVES
 
 
 @contextmanager
@@ -98,7 +63,7 @@ def written_down(*runs):
             (row["epoch"], pytest.approx(row[column], rel=1e-6)) for row in run.read_history()
         ]
         for run in runs
-        for half, chart, column in LINES
+        for half, chart, column in CURVES
     }
 
 
@@ -110,9 +75,10 @@ def assert_shows(ask, *runs):
     assert shown(ask) == written_down(*runs)
 
 
-def test_two_runs_are_shown_as_they_were_written_down_and_told_apart(learn, runs):
+def test_two_runs_are_shown_as_they_were_written_down_and_told_apart(start, runs):
     rates = {"slow": 1e-4, "schnell, 빠르게": 1e-2}
-    slow, fast = (learn(name, learning_rate=rate) for name, rate in rates.items())
+    few = {"images": 32, "valid": range(40, 60), "batch_size": 8}
+    slow, fast = (start(**few, run_name=name, epochs=2, learning_rate=rate) for name, rate in rates.items())
     with tensorboard(runs) as ask:
         assert_shows(ask, slow, fast)
         query = {"startIndex": 0, "sliceSize": 9, "allowedStatuses": ["STATUS_UNKNOWN"]}
@@ -125,4 +91,4 @@ def test_two_runs_are_shown_as_they_were_written_down_and_told_apart(learn, runs
             reached = [pytest.approx(last[column], rel=1e-6) for column in ("valid_accuracy", "valid_loss")]
             assert [metric["value"] for metric in row["metricValues"]] == reached
         # a run that goes on writes its files anew, also under the eyes of an open page
-        assert_shows(ask, slow, learn(fast.name, learning_rate=rates[fast.name], epochs=3, resume=True))
+        assert_shows(ask, slow, start(**few, run_name=fast.name, learning_rate=rates[fast.name], epochs=3, resume=True))

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-__all__ = ["Evaluation", "evaluate", "predict", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -27,19 +24,21 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that are predicted right, 0..1."""
+        """Fraction of the images that are predicted right, 0..1."""
         return float((self.predictions == self.labels).mean())
 
     @property
     def confusion(self) -> np.ndarray:
         """Number of images of class row that were predicted as class column, int64 [10, 10]."""
-        return confusion_matrix(self.labels, self.predictions, labels=range(self.probabilities.shape[1]))
+        counts = np.zeros((self.probabilities.shape[1],) * 2, np.int64)
+        np.add.at(counts, (self.labels, self.predictions), 1)
+        return counts
 
     @property
     def class_accuracy(self) -> np.ndarray:
-        """Share of each class's images that are predicted right, float64 [10]; NaN for a class without images."""
-        counts = self.confusion.sum(axis=1)
-        return np.divide(self.confusion.diagonal(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        """Fraction of each class's images that are predicted right, float64 [10]; NaN for a class without images."""
+        with np.errstate(invalid="ignore"):
+            return self.confusion.diagonal() / self.confusion.sum(axis=1)
 
 
 @torch.inference_mode()
@@ -64,19 +63,14 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: 
 
 def predict(model: nn.Module, image: Tensor) -> Tensor:
     """Probabilities [10] that `model`, in `eval()` mode, gives to the classes of one image [3, 32, 32] in 0..1."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        device = next(model.parameters()).device
-        probabilities = model(image[None].to(device)).softmax(dim=1)[0].cpu()  # [1, 10] -> [10]
-    model.train(was_training)
-    return probabilities
+    device, nobody_asks = next(model.parameters()).device, torch.zeros(1, dtype=torch.int64)
+    return torch.from_numpy(evaluate(model, [(image[None], nobody_asks)], device).probabilities[0])
 
 
 def wilson_interval(
     correct: float | np.ndarray, n: float | np.ndarray
 ) -> tuple[float | np.ndarray, float | np.ndarray]:
-    """Lower and upper end, 0..1, of two standard errors around the share `correct / n`; `n` is at least 1.
+    """Lower and upper end, 0..1, of two standard errors around the fraction `correct / n`; `n` is at least 1.
 
     It also holds for few images, and near 0 and 1. Source: Wilson, "Probable Inference, the Law of Succession, and
     Statistical Inference", Journal of the American Statistical Association 22, 1927.

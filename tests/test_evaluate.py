@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 from torch import nn
 
-from alexnet_cifar10.evaluation import evaluate, predict, wilson_interval
+from alexnet_cifar10.evaluate import evaluate, predict, wilson_interval
 
 CPU = torch.device("cpu")
 

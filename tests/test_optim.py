@@ -9,9 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.optimizers import Muon, orthogonalize
+from alexnet_cifar10.optim import Muon, make_optimizer, orthogonalize
 from alexnet_cifar10.recipes import FAST
-from alexnet_cifar10.training import make_optimizer
 
 
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (1, 9)])
@@ -66,7 +65,7 @@ def test_a_step_of_a_convolution_is_no_longer_than_the_learning_rate_and_evener_
     assert step.max() / step.min() < gradient.max() / gradient.min() / 2
 
 
-def test_weights_decay_by_a_share_of_themselves_where_it_is_asked_for():
+def test_weights_decay_by_a_fraction_of_themselves_where_it_is_asked_for():
     model = small_network()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     hidden, rest = [model[2].weight], [p for p in model.parameters() if p is not model[2].weight]
@@ -78,8 +77,7 @@ def test_weights_decay_by_a_share_of_themselves_where_it_is_asked_for():
         torch.testing.assert_close(parameter.detach(), old * (0.98 if parameter is model[2].weight else 1.0))
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["", "saved before there was weight decay"])
-def test_its_state_goes_on_to_the_last_bit(old):
+def test_its_state_goes_on_to_the_last_bit():
     def muon(model):
         hidden, rest = [model[2].weight], [p for p in model.parameters() if p is not model[2].weight]
         return Muon([{"params": hidden, "orthogonal": True}, {"params": rest}], lr=0.05, momentum=0.9)
@@ -90,11 +88,7 @@ def test_its_state_goes_on_to_the_last_bit(old):
     other = small_network()
     other.load_state_dict(straight.state_dict())
     again = muon(other)
-    state = copy.deepcopy(optimizer.state_dict())
-    if old:
-        for group in state["param_groups"]:
-            del group["weight_decay"]
-    again.load_state_dict(state)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     pairs = zip(train(straight, optimizer, 3), train(other, again, 3), strict=True)
     assert all(torch.equal(one, another) for one, another in pairs)
 
@@ -108,3 +102,9 @@ def test_fast_makes_the_steps_of_the_hidden_layers_orthogonal_and_forgets_no_wei
     blocks = [f"conv_block{number}.0.weight" for number in (2, 3, 4, 5)]
     assert [names[id(parameter)] for parameter in hidden["params"]] == [*blocks, "linear1.weight"]
     assert len(hidden["params"]) + len(rest["params"]) == len(names)
+
+
+def test_sgd_is_pytorchs_own_with_nesterov_momentum():
+    optimizer = make_optimizer(small_network(), replace(FAST, optimizer="sgd", weight_decay=None), torch.float32)
+    assert type(optimizer) is torch.optim.SGD
+    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
+from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import ImageDataset
-from alexnet_cifar10.loaders import DeviceLoader, EpochSampler, make_data_loader
+from alexnet_cifar10.recipes import LONG
 
 CPU = torch.device("cpu")
 INDICES = [5, 3, 900, 12, 77, 4, 1200, 8, 6, 100]
@@ -14,7 +15,7 @@ INDICES = [5, 3, 900, 12, 77, 4, 1200, 8, 6, 100]
 
 def in_batches(loader, epoch=None):
     if epoch is not None:
-        loader.sampler.set_epoch(epoch)
+        loader.set_epoch(epoch)
     return [(images.clone(), labels) for images, labels in loader]
 
 
@@ -24,17 +25,17 @@ def equal(some, others):
     )
 
 
-def test_both_loaders_give_the_same_bits_in_the_same_order(digits):
-    ours = DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, seed=7)
-    usual = make_data_loader(Subset(digits.train, INDICES), 4, shuffle=True, seed=7)
-    for epoch in (1, 2):
-        assert equal(in_batches(ours, epoch), in_batches(usual, epoch))
-
-
-def test_without_shuffling_both_follow_the_indices(digits):
-    ours = in_batches(DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU))
-    assert equal(ours, in_batches(make_data_loader(Subset(digits.train, INDICES), 4)))
+def test_batches_are_those_that_pytorchs_loader_makes(digits):
+    """Of the same images in the same order, whatever `num_workers` is."""
+    ours = DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU)
     assert torch.cat([labels for _, labels in ours]).tolist() == [digits.train.targets[i] for i in INDICES]
+    for workers in (0, 1):
+        assert equal(in_batches(ours), in_batches(DataLoader(Subset(digits.train, INDICES), 4, num_workers=workers)))
+    shuffled = DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, seed=7)
+    pairs = [pair for batch in in_batches(ours) for pair in zip(*batch, strict=True)]
+    one_by_one = {image.numpy().tobytes(): int(label) for image, label in pairs}
+    for images, labels in in_batches(shuffled, epoch=1):
+        assert [one_by_one[image.numpy().tobytes()] for image in images] == labels.tolist()
 
 
 def test_every_grey_level_is_the_number_that_to_tensor_gives():
@@ -64,12 +65,13 @@ def test_no_indices_at_all_are_refused(digits):
         DeviceLoader(digits.train, [], batch_size=4, device=CPU)
 
 
-def test_order_is_fixed_by_seed_and_epoch_alone():
+def test_order_is_fixed_by_seed_and_epoch_alone(digits):
+    dataset = ImageDataset(digits.train.data[:50], list(range(50)), digits.classes)
+
     def order(seed, epoch):
-        sampler = EpochSampler(50, seed)
-        sampler.set_epoch(epoch)
+        loader = DeviceLoader(dataset, batch_size=10, device=CPU, shuffle=True, seed=seed)
         torch.rand(epoch)  # what others draw does not matter
-        return list(sampler)
+        return torch.cat([labels for _, labels in in_batches(loader, epoch)]).tolist()
 
     assert order(1, 1) == order(1, 1)
     orders = [order(1, 1), order(1, 2), order(2, 1), order(0, 3)]
@@ -78,15 +80,23 @@ def test_order_is_fixed_by_seed_and_epoch_alone():
 
 
 def test_an_epochs_order_takes_nothing_from_the_random_numbers_of_dropout(digits):
-    loaders = [
-        DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, flip=True, shift=2, cutout=3),
-        make_data_loader(Subset(digits.train, INDICES), 4, shuffle=True),
-    ]
-    for loader in loaders:
-        torch.manual_seed(3)
-        untouched = torch.get_rng_state()
-        in_batches(loader, epoch=1)
-        assert torch.equal(torch.get_rng_state(), untouched)
+    loader = DeviceLoader(digits.train, INDICES, batch_size=4, device=CPU, shuffle=True, flip=True, shift=2, cutout=3)
+    torch.manual_seed(3)
+    untouched = torch.get_rng_state()
+    in_batches(loader, epoch=1)
+    assert torch.equal(torch.get_rng_state(), untouched)
+
+
+def test_a_recipe_makes_its_batches(digits):
+    loader = training_batches(digits.train, INDICES, LONG, device=CPU, seed=5)
+    assert (loader.batch_size, loader.flip, loader.shift, loader.cutout) == (LONG.batch_size, True, 4, 10)
+    assert (loader.shuffle, loader.seed, len(loader.labels)) == (True, 5, len(INDICES))
+
+
+@pytest.mark.parametrize(("shuffle", "sizes"), [(True, [4, 4]), (False, [4, 4, 1])])
+def test_a_last_batch_of_one_image_is_left_out_in_training_only(shuffle, sizes, digits):
+    loader = DeviceLoader(digits.train, range(9), batch_size=4, device=CPU, shuffle=shuffle)
+    assert [len(labels) for _, labels in loader] == sizes and len(loader) == len(sizes)
 
 
 @pytest.fixture
@@ -99,7 +109,7 @@ def few(digits):
 def augmented(dataset, epoch, batch_size=7, **how):
     """All images of an epoch in the order of the dataset, uint8 [N, 32, 32, 3]."""
     loader = DeviceLoader(dataset, batch_size=batch_size, device=CPU, shuffle=True, **how)
-    loader.sampler.set_epoch(epoch)
+    loader.set_epoch(epoch)
     batches = list(loader)
     images, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
     assert images.dtype == torch.float32 and images.shape[1:] == (3, 32, 32)
@@ -171,7 +181,7 @@ def test_cutout_comes_on_top_of_flips_and_shifts(few):
 def test_a_cutout_of_one_epoch_is_not_there_in_the_next(how, few):
     loader = DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, cutout=10, **how)
     for epoch in (1, 2):
-        loader.sampler.set_epoch(epoch)
+        loader.set_epoch(epoch)
         list(loader)
     assert (loader.images.numpy() == few.data).all()
 
@@ -195,9 +205,3 @@ def test_augmentation_is_fixed_by_seed_and_epoch_alone(how, few):
     assert (augmented(few, 3, **how, seed=1, batch_size=40) == first).all()
     assert (augmented(few, 4, **how, seed=1) != first).any()
     assert (augmented(few, 3, **how, seed=2) != first).any()
-
-
-def test_number_of_workers_does_not_change_the_numbers(digits):
-    subset = Subset(digits.train, INDICES)
-    alone = in_batches(make_data_loader(subset, 4, shuffle=True, seed=3), epoch=2)
-    assert equal(in_batches(make_data_loader(subset, 4, shuffle=True, seed=3, num_workers=2), epoch=2), alone)

@@ -2,26 +2,17 @@
 
 import errno
 import io
-import json
 import os
 import pickle
+import shutil
 import zipfile
 
 import pytest
 import torch
 
-from alexnet_cifar10.checkpoints import (
-    CheckpointError,
-    Run,
-    find_run,
-    load_checkpoint,
-    load_model,
-    load_state,
-    save_checkpoint,
-    save_state,
-    write_text,
-)
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.runs import CheckpointError, load_checkpoint, load_model, load_state, save_checkpoint
+from alexnet_cifar10.runs.files import settle, to_bytes, write_together
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +42,12 @@ def test_a_checkpoint_is_a_plain_state_dict_for_any_machine(file):
     assert not any(tensor.requires_grad for tensor in plain.values())
 
 
-def test_the_same_weights_give_the_same_bytes(tmp_path, weights):
+def test_the_same_weights_give_the_same_bytes_in_any_layout(tmp_path, weights):
+    other = AlexNet().to(memory_format=torch.channels_last)
+    other.load_state_dict(weights)
+    assert not other.conv_block2[0].weight.is_contiguous()
     save_checkpoint(weights, tmp_path / "one.pth")
-    save_checkpoint(AlexNet().to(memory_format=torch.channels_last).state_dict() | weights, tmp_path / "two.pth")
+    save_checkpoint(other.state_dict(), tmp_path / "two.pth")
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
 
 
@@ -65,59 +59,83 @@ def test_a_loaded_model_has_the_weights_and_is_in_eval_mode(file, weights):
 
 def test_state_comes_back_as_it_was(file):
     state = {"tensor": torch.rand(3), "numbers": [1, 2.5, None, True], "nested": {"text": "학습"}}
-    save_state(state, file)
+    file.write_bytes(to_bytes(state))
     loaded = load_state(file)
     assert torch.equal(loaded.pop("tensor"), state.pop("tensor")) and loaded == state
-
-
-def test_history_comes_back_to_the_last_bit(tmp_path):
-    row = {"epoch": 1, "train_loss": 1 / 3, "valid_loss": 2e-17, "valid_accuracy": 0.1, "lr": 1e-3, "seconds": 0.5}
-    run = Run(tmp_path)
-    run.write_history([row, {**row, "epoch": 2}])
-    assert run.read_history() == [row, {**row, "epoch": 2}]
-    header = (tmp_path / "history.csv").read_text().splitlines()[0]
-    assert header == "epoch,train_loss,valid_loss,valid_accuracy,lr,seconds"
-
-
-def test_the_record_is_json_in_utf8(tmp_path):
-    record = {"run_name": "학습", "started": "2024-01-01T00:00:00+00:00", "data": {"dataset": "CIFAR-10"}, "loss": 0.25}
-    Run(tmp_path).write_record(record)
-    assert json.loads((tmp_path / "run.json").read_bytes().decode("utf-8")) == record == Run(tmp_path).read_record()
 
 
 # --- whole or absent ----------------------------------------------------------------------------------------------
 
 
-def test_a_reader_never_finds_half_a_file(file, monkeypatch):
-    write_text(file, "old")
-    seen = []
-    files = file.parent.iterdir
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((file.read_text(), len(list(files())))))
-    write_text(file, "new")
-    assert seen == [("old", 2)], "the new text is flushed to disk under another name first"
-    assert file.read_text() == "new" and list(file.parent.iterdir()) == [file]
+OLD = {"a.pth": b"old a", "b.json": b"old b"}
+NEW = {"a.pth": b"new a", "b.json": b"new b", "c.csv": b"new c"}
 
 
-@pytest.mark.parametrize("kind", ["text", "state"])
-def test_a_disk_that_is_full_leaves_the_old_file_and_a_clear_message(kind, file, monkeypatch):
-    save = write_text if kind == "text" else lambda path, text: save_state({"text": text}, path)
-    save(file, "old")
-    before = file.read_bytes()
+def found_in(folder):
+    """What lies in a folder, files in folders too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Died(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("fault", ["killed", "full"])
+def test_files_that_belong_together_are_all_old_or_all_new_whatever_operation_fails(fault, after, tmp_path, monkeypatch):
+    """Each call that changes the disk dies once, or finds the disk full once; then the next process looks."""
+    for count in range(1, 100):
+        folder = tmp_path / f"{fault} {after} {count}"
+        folder.mkdir()
+        write_together(folder, OLD)
+        left = count
+        with monkeypatch.context() as patch:
+
+            def at_fault(function):
+                def call(*arguments, **options):
+                    nonlocal left
+                    left -= 1
+                    result = function(*arguments, **options) if after or left else None
+                    if left == 0:
+                        raise Died if fault == "killed" else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    return result
+
+                return call
+
+            for name in ("mkdir", "fsync", "replace", "rmdir"):
+                patch.setattr(os, name, at_fault(getattr(os, name)))
+            try:
+                write_together(folder, NEW)
+            except (Died, CheckpointError, OSError):
+                pass
+        if left > 0:
+            break
+        settle(folder)
+        left_over = {path.name for path in folder.iterdir()} - NEW.keys()
+        assert left_over <= {".saving.partial"}, "which the next one to write takes away"
+        shutil.rmtree(folder / ".saving.partial", ignore_errors=True)
+        assert found_in(folder) in (OLD, NEW), f"operation {count}"
+    assert count > 8, "every file operation was reached"
+
+
+def test_a_disk_that_is_full_leaves_the_old_files_and_a_clear_message(tmp_path, monkeypatch):
+    write_together(tmp_path, OLD)
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError) as refusal:
-        save(file, "new")
-    assert f"{file.name} cannot be written into {file.parent}: {os.strerror(errno.ENOSPC)}" in str(refusal.value)
-    assert "What was saved before is untouched" in str(refusal.value)
-    assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
+        write_together(tmp_path, NEW)
+    assert f"a.pth cannot be written into {tmp_path}: {os.strerror(errno.ENOSPC)}" in str(refusal.value)
+    assert "What was saved before is untouched" in str(refusal.value) and "Free some space" in str(refusal.value)
+    assert found_in(tmp_path) == OLD and not (tmp_path / ".saving.partial").exists()
 
 
 def test_a_folder_that_is_gone_is_a_clear_message(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be written into"):
-        write_text(tmp_path / "gone" / "file.txt", "text")
+    with pytest.raises(CheckpointError, match="cannot be written into .*Choose a folder"):
+        write_together(tmp_path / "gone", OLD)
 
 
 # --- damaged, hostile or foreign files ----------------------------------------------------------------------------
@@ -218,6 +236,12 @@ def with_prefix(prefix):
 
 
 WRAPPED = {
+    "PyTorch's own tutorial": lambda weights: {"epoch": 3, "model_state_dict": weights, "optimizer_state_dict": {}},
+    "net, as in pytorch-cifar": lambda weights: {"net": weights, "acc": 0.9, "epoch": 3},
+    "Lightning": lambda weights: {"state_dict": with_prefix("model.")(weights), "pytorch-lightning_version": "2.5"},
+    "a part of what was trained": lambda weights: {"ckpt": {"weights": {"model": weights}}, "loss": torch.tensor(0.1)},
+    "beside the optimiser's tensors": lambda weights: {"optimizer": {"state": {0: {"exp_avg": torch.rand(3)}}}, "model": weights},
+    "averaged by torch.optim.swa_utils": lambda weights: {"n_averaged": torch.tensor(3), **with_prefix("module.")(weights)},
     "DataParallel": with_prefix("module."),
     "torch.compile": with_prefix("_orig_mod."),
     "compiled in DataParallel": with_prefix("module._orig_mod."),
@@ -234,73 +258,46 @@ def test_weights_in_a_usual_wrapper_are_accepted(kind, file, weights):
     assert equal(load_checkpoint(file), weights)
 
 
+def test_two_models_in_one_file_are_refused_by_their_names(file, weights):
+    file.write_bytes(saved({"model": weights, "ema": weights}))
+    with pytest.raises(CheckpointError, match="holds 2 models, model, ema: save one of them alone"):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, file, weights):
+    file.write_bytes(saved({**weights, "linear2.bias": torch.full((10,), value)}))
+    with pytest.raises(CheckpointError, match=r"linear2\.bias has values that are not finite"):
+        load_checkpoint(file)
+
+
+def repacked(content, *, compression=zipfile.ZIP_STORED, folder=None, doubled=False):
+    """The same checkpoint, packed as PyTorch never packs it."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(result, "w", compression) as new:
+        for number, member in enumerate(old.infolist()):
+            copy = zipfile.ZipInfo(member.filename)
+            copy.compress_type = compression
+            if number == folder:
+                copy.external_attr |= 0x10
+            for _ in range(2 if doubled else 1):
+                new.writestr(copy, old.read(member))
+    return result.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("how", [{"compression": zipfile.ZIP_DEFLATED}, {"folder": 3}, {"doubled": True}], ids=str)
+def test_what_pytorch_never_packs_is_refused_before_it_is_unpacked(how, file, weights, monkeypatch):
+    file.write_bytes(repacked(saved({key: torch.zeros_like(value) for key, value in weights.items()}), **how))
+    read = []
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda self, name, *_: read.append(name))
+    with pytest.raises(CheckpointError, match="is damaged, or it is another kind of file"):
+        load_state(file)
+    assert read == []
+
+
 def test_a_prefix_on_some_keys_only_is_refused(file, weights):
     half = {("module." if key.startswith("linear") else "") + key: value for key, value in weights.items()}
     file.write_bytes(saved(half))
     with pytest.raises(CheckpointError, match=r"4 are missing .* 4 are unknown \['module\.linear1\.bias'"):
         load_checkpoint(file)
-
-
-# --- finding a run ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def make_run(runs):
-    def make(name, dataset="CIFAR-10", started="2024-01-01T00:00:00+00:00", best=True):
-        run = Run(runs / name)
-        run.path.mkdir(parents=True)
-        run.write_record({"started": started, "data": {"dataset": dataset}})
-        if best:
-            run.best_checkpoint.write_bytes(b"weights")
-        return run
-
-    return make
-
-
-def test_without_runs_there_is_none(runs):
-    assert find_run("CIFAR-10") is None
-
-
-def test_the_newest_run_on_the_same_data_is_found(make_run):
-    make_run("z-oldest", started="2024-01-01T10:00:00+00:00")
-    newest = make_run("a-newest", started="2024-03-01T10:00:00+00:00")
-    make_run("middle", started="2024-02-01T10:00:00+00:00")
-    make_run("on other data", dataset="handwritten digits", started="2024-04-01T10:00:00+00:00")
-    make_run("without a model yet", started="2024-05-01T10:00:00+00:00", best=False)
-    assert find_run("CIFAR-10") == newest
-
-
-@pytest.mark.parametrize(
-    "record", [None, "", "[]", "3", '{"data": []}', '{"started": "2099"}', '{"data": {"dataset": "CIFAR-10"}}']
-)
-def test_folders_that_are_no_runs_are_passed_over_and_refused_by_name(record, make_run, runs):
-    ours = make_run("ours")
-    foreign = runs / "foreign"
-    foreign.mkdir()
-    (foreign / "best_checkpoint.pth").write_bytes(b"weights")
-    if record is not None:
-        (foreign / "run.json").write_text(record)
-    assert find_run("CIFAR-10") == ours
-    with pytest.raises(CheckpointError, match=r"the run 'foreign': its run\.json.* is missing or damaged"):
-        find_run("CIFAR-10", "foreign")
-
-
-def test_a_run_can_be_named(make_run):
-    older = make_run("older", started="2023-01-01T00:00:00+00:00")
-    make_run("newer")
-    assert find_run("CIFAR-10", "older") == older
-
-
-def test_a_name_that_is_wrong_is_refused_with_those_there_are(make_run):
-    with pytest.raises(CheckpointError, match="there is no such run. Runs: none yet"):
-        find_run("CIFAR-10", "frist")
-    make_run("second")
-    make_run("first")
-    with pytest.raises(CheckpointError, match="run_name = 'frist': there is no such run. Runs: first, second."):
-        find_run("CIFAR-10", "frist")
-
-
-def test_a_run_on_other_data_is_refused_by_name(make_run):
-    make_run("first", dataset="handwritten digits")
-    with pytest.raises(CheckpointError, match="trained on handwritten digits, but the data loaded here is CIFAR-10"):
-        find_run("CIFAR-10", "first")

@@ -1,0 +1,232 @@
+"""The cases of the exercises: each function that yields is one, by its name, in the order of the notebooks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, tensor
+from torch.nn.functional import conv2d, cross_entropy, pad
+
+from alexnet_cifar10.evaluate import wilson_interval as interval
+
+Cases = Iterator[tuple[tuple[Any, ...], Any, str]]  # (arguments, right answer, what to think about when it is another)
+
+
+def _random(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape or (32, 32, 3), dtype=np.uint8)
+
+
+def _grey(*values: int) -> np.ndarray:
+    return np.stack([np.full((4, 4, 3), value, np.uint8) for value in values])
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous() / 255
+
+
+def to_tensor_by_hand() -> Cases:
+    for image in (_random(0), _random(1)):
+        yield (image,), _to_tensor(image), "Colour first, then height and width; values from 0 to 1."
+    yield (_random(2) // 2,), _to_tensor(_random(2) // 2), "Divide by 255, also where no pixel is bright."
+
+
+def leaked() -> Cases:
+    some, others = _random(2, 6, 4, 4, 3), _random(3, 6, 4, 4, 3)
+    elsewhere = np.concatenate([some[[3, 0]], others[:2]])
+    yield (some, elsewhere), 2, "A copy may stand at any place: look for each validation image among all others."
+    yield (some, others), 0, "These sets have no image in common."
+    yield (some, some[[5, 5, 1]]), 3, "Count validation images; one that is there twice counts twice."
+    yield (some[[0, 0]], some[:1]), 1, "Count validation images, not pairs: this one is in training twice."
+    yield (some, some[:, ::-1]), 0, "The same bytes in another order are another image."
+
+
+def stratify_by_hand() -> Cases:
+    yield ([0] * 5 + [1] * 5, 0.2), [0, 5], "Each class gives a fifth of its own images, here one."
+    yield ([1, 0, 1, 0, 1, 0, 1, 0], 0.5), [0, 1, 2, 3], "The first half of each class, sorted by index."
+    yield ([0] * 20 + [3] * 6, 0.3), [0, 1, 2, 3, 4, 5, 20, 21], "Round the number of each class: 1.8 becomes 2."
+    yield ([0] * 7, 0.2), [0], "Round to the nearest: 1.4 becomes 1."
+
+
+def group_split() -> Cases:
+    pairs = ["ann", "ann", "bob", "bob", "cem", "cem", "dia", "dia", "eva", "eva"]
+    mixed = ["ann", "bob", "ann", "cem", "bob", "ann", "cem", "bob"]
+    anns = ["ann", "ann", "ann", "bob", "cem"]
+    yield (pairs, 0.2), {"train": [2, 3, 4, 5, 6, 7, 8, 9], "valid": [0, 1]}, "The first person alone is enough."
+    yield (mixed, 0.25), {"train": [1, 3, 4, 6, 7], "valid": [0, 2, 5]}, "All images of a person go to one side."
+    yield (anns, 0.5), {"train": [3, 4], "valid": [0, 1, 2]}, "Count images, not persons: ann alone has more than half."
+    yield (mixed, 0.5), {"train": [3, 6], "valid": [0, 1, 2, 4, 5, 7]}, "Go on until there are enough images."
+
+
+def to_picture() -> Cases:
+    hint = "Colour last; and round before you make whole numbers, or some become one too small."
+    for image in (_random(0), _random(1)):
+        yield (_to_tensor(image) - 0.5 + 0.5,), image, hint  # with the errors of a computation
+
+
+def brightest_class() -> Cases:
+    images = _grey(10, 40, 10, 200, 10, 30)
+    yield (images, [2, 0, 2, 1, 2, 0]), 1, "Image 3 is by far the brightest, and its label is 1."
+    yield (images, [0, 1, 0, 0, 0, 2]), 0, "Image 3 lifts the mean of class 0, though the others are dark."
+    yield (images[[1, 0, 0, 5, 5, 5]], [4, 2, 2, 3, 3, 3]), 4, "Take means, not sums: many are not bright."
+    yield (images[[0] * 6 + [3, 1, 1]], [0] * 7 + [1, 1]), 1, "One bright image does not make its class bright."
+
+
+def nearest() -> Cases:
+    query, spot, stripes = _grey(100)[0], _grey(100, 112), _grey(10, 110)
+    spot[0, 0, 0] = 130  # far at one place, equal elsewhere
+    stripes[0, 1::2] = 190  # as bright as the query on average, and far from it at every place
+    yield (_grey(10, 50, 200), _grey(60)[0]), 1, "Which grey is next to 60? Return its place."
+    yield (_grey(99, 116, 150), query), 0, "uint8 counts from 255 back to 0: make floats first."
+    yield (stripes, query), 1, "Compare place by place, not the mean brightness."
+    yield (spot, query), 0, "All values of an image count, not only the one that differs most."
+
+
+def shift_image() -> Cases:
+    image = _to_tensor(_random(4, 5, 5, 3))  # to pad it by -2 is to cut two rows or columns off
+    yield (image, 0, 0), image, "A shift by nothing changes nothing."
+    yield (image, 2, 0), pad(image, (0, 0, 2, -2)), "Down by 2: the two top rows are black, and row 2 is the old row 0."
+    yield (image, 0, 1), pad(image, (1, -1, 0, 0)), "Right by 1: the left column is black."
+    yield (image, -1, -2), pad(image, (-2, 2, -1, 1)), "Negative means up and left; what leaves does not come back."
+
+
+def output_size() -> Cases:
+    yield (32, 3, 1, 1), 32, "Add the padding on both sides, take the kernel away, and count the first place too."
+    yield (32, 3, 2, 0), 15, "Divide by the stride and round down: a window that sticks out is left out."
+    yield (15, 5, 1, 0), 11, "Without padding, a kernel of 5 costs 4."
+    yield (33, 3, 2, 0), 16, "First divide, then add the first place: 30 by 2 is 15."
+    yield (64, 7, 4, 3), 16, "The padding belongs to the input: add it before you divide."
+
+
+def convolve() -> Cases:
+    for shape, outputs, k, hint in (
+        ((1, 3, 3), 1, 3, "Here the kernel fits once: multiply, sum over all axes but the first, add the bias."),
+        ((2, 5, 7), 3, 3, "The picture may be wider than high, and the input channels are added up."),
+        ((3, 4, 4), 2, 1, "The kernel may have any size: take it from the shape of weight."),
+    ):
+        image, weight = tensor(_random(0, *shape)) / 255, tensor(_random(1, outputs, shape[0], k, k)) / 255 - 0.5
+        bias = torch.arange(1.0, outputs + 1)
+        yield (image, weight, bias), conv2d(image, weight, bias), hint
+
+
+def small_or_large() -> Cases:
+    hint = "The first 3x3 sees 3 pixels, each further one 2 more; from C to C channels there are C · C kernels."
+    yield (3, 8), {"layers": 1, "small": 576, "large": 576}, hint
+    yield (5, 64), {"layers": 2, "small": 73_728, "large": 102_400}, hint
+    yield (7, 10), {"layers": 3, "small": 2700, "large": 4900}, hint
+
+
+def channel_means() -> Cases:
+    hint = "One number for each image and channel: the mean over height and width, and over nothing else."
+    for features in (tensor(_random(0, 2, 3, 4, 4)) / 255, tensor(_random(1, 1, 5, 7, 3)) / 255):
+        yield (features,), features.mean(dim=(2, 3)), hint
+
+
+def cross_entropy_by_hand() -> Cases:
+    for logits, labels, hint in (
+        ([[0.0] * 10], [3], "Ten equal logits make ten probabilities of 1/10: the loss is ln 10."),
+        ([[2.0, 1.0, -1.0], [0.5, 0.0, 3.0]], [0, 1], "Take the mean over the images, each with its own label."),
+        ([[1000.0, 0.0], [-1000.0, 1000.0]], [0, 0], "Subtract the largest logit before the exponential."),
+    ):
+        yield (tensor(logits), tensor(labels)), cross_entropy(tensor(logits), tensor(labels)), hint
+
+
+def stopping_epoch() -> Cases:
+    yield ([1.0, 0.9, 0.95, 0.96, 0.97], 2), 5, "Epochs 3, 4 and 5 lie above epoch 2, and 3 is more than 2."
+    yield ([1.0, 0.5, 0.9, 0.8, 0.7, 0.6], 3), 6, "Compare with the lowest loss so far, not with the last one."
+    yield ([1.0, 1.1, 0.9, 1.2, 0.8], 1), 0, "Each new low starts the count anew; here it never gets above 1."
+    yield ([0.7, 0.7, 0.7], 0), 0, "A loss that equals the lowest is not above it."
+
+
+def momentum_step() -> Cases:
+    weight, gradient, velocity = tensor([1.0, -2.0]), tensor([0.5, 0.25]), tensor([2.0, -1.0])
+    for rate, momentum, hint in (
+        (0.1, 0.0, "Without momentum it is plain gradient descent, and the velocity is the gradient."),
+        (0.1, 0.9, "The new velocity is 0.9 times the old one plus the gradient; move with the new one."),
+        (0.5, 0.5, "The learning rate multiplies the velocity when the weight moves, not inside the velocity."),
+    ):
+        new = momentum * velocity + gradient
+        yield (weight, gradient, velocity, rate, momentum), {"weight": weight - rate * new, "velocity": new}, hint
+
+
+def rate_at() -> Cases:
+    yield (0, 0.4, 10, 50), 0.0, "At the start the rate is 0."
+    yield (5, 0.4, 10, 50), 0.2, "Half of the warm-up: half of the peak."
+    yield (10, 0.4, 10, 50), 0.4, "After the warm-up it is at its peak."
+    yield (30, 0.4, 10, 50), 0.2, "It falls from step warm_up to step total: at 30 half of that way is done."
+    yield (50, 0.4, 10, 50), 0.0, "At the end it is 0 again."
+
+
+def top_k_accuracy() -> Cases:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.3, 0.6, 0.1], [0.25, 0.35, 0.4]])
+    labels = np.array([0, 2, 0, 0])
+    yield (probabilities, labels, 1), 0.5, "With k = 1 it is the accuracy: only the most probable class counts."
+    yield (probabilities, labels, 2), 0.75, "An image counts if its class is one of its two most probable ones."
+    yield (probabilities, labels, 3), 1.0, "Among all three classes, the true one is always there."
+
+
+def precision() -> Cases:
+    hint = "The diagonal, divided by the sum of each column (not of each row)."
+    yield (np.array([[4, 1], [0, 5]]),), np.array([1.0, 5 / 6]), "Class 1 is the answer 6 times, right 5 times."
+    yield (np.array([[8, 2, 0], [1, 6, 3], [1, 0, 9]]),), np.array([0.8, 0.75, 0.75]), hint
+
+
+def wilson_interval() -> Cases:
+    yield (50, 100), interval(50, 100), "The middle is (c + 2) / (n + 4), here one half; the reach is below a tenth."
+    yield (30, 30), interval(30, 30), "No mistake in 30 images is no proof: the lower end lies at about 0.88."
+    yield (0, 10), interval(0, 10), "With no right answer the lower end is 0, and the upper one is not."
+    yield (8700, 10_000), interval(8700, 10_000), "Divide by n + 4 outside of the root, and by n inside."
+
+
+def sign_test() -> Cases:
+    for only_a, only_b, probability, hint in (
+        (4, 0, 2 / 2**4, "Four heads of four have 1/16; four tails are as uneven, so double it."),
+        (1, 5, 2 * 7 / 2**6, "At most 1 of 6: that is 0 or 1, on both sides."),
+        (3, 3, 1.0, "Nothing is more even than 3 and 3, and no probability is above 1."),
+        (0, 0, 1.0, "If they never differ, nothing speaks against luck: 1."),
+    ):
+        right = np.repeat(["both", "a", "b", "none"], [5, only_a, only_b, 3])
+        yield (np.isin(right, ["both", "a"]), np.isin(right, ["both", "b"])), probability, hint
+
+
+def best_temperature() -> Cases:
+    logits = tensor([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [0.0, 4.0]])
+    hint = "Divide the logits by each temperature, and compare the mean cross-entropy; the accuracy stays the same."
+    yield (logits, tensor([0, 1, 0, 0]), [0.5, 1.0, 2.0, 4.0, 8.0]), 4.0, f"Too sure with one of four wrong. {hint}"
+    yield (logits, tensor([0, 1, 0, 1]), [4.0, 2.0, 0.5, 1.0]), 0.5, f"All right: the surer, the better. {hint}"
+
+
+def count_bytes() -> Cases:
+    yield ({"weight": torch.zeros(6)},), 24, "Six numbers of float32, with four bytes each."
+    yield ({"weight": torch.zeros(6), "steps": tensor(7)},), 32, "A whole number of int64 takes eight."
+    yield ({"weight": torch.zeros(5).half()},), 10, "Ask each tensor how many bytes an element takes."
+    yield ({},), 0, "No tensors take no bytes."
+
+
+def strip_prefix() -> Cases:
+    one, two = tensor([1.0]), tensor([2.0])
+    yield ({"module.a": one, "module.b": two}, "module."), {"a": one, "b": two}, "Take the prefix off each key."
+    yield ({"module.model.a": one}, "module."), {"model.a": one}, "Take off the prefix, not all of its letters."
+    yield ({"a.module.b": one, "c": two}, "module."), {"a.module.b": one, "c": two}, "Only at the beginning."
+
+
+def differences() -> Cases:
+    a = {"weight": tensor([1.0, 2.0]), "bias": tensor([0.5]), "steps": tensor(10)}
+    yield (a, {**a, "bias": tensor([0.75])}), {"bias": 0.25}, "Only the bias differs, by 0.25."
+    yield (a, {**a, "weight": tensor([-2.0, 2.5])}), {"weight": 3.0}, "Absolute differences; the largest."
+    yield (a, {**a, "bias": tensor([0.501])}), {"bias": 0.001}, "A small difference is a difference."
+    yield (a, {**a, "steps": tensor(14)}), {"steps": 4}, "Whole numbers may differ, too."
+    yield (a, dict(a)), {}, "If nothing differs, the dictionary is empty."
+
+
+def through_half() -> Cases:
+    numbers, rounded = tensor([0.5, 0.1, 2049.0]), tensor([0.5, 0.0999755859375, 2048.0])
+    yield ({"weight": numbers},), {"weight": rounded}, "To float16 and back to float32: 0.1 and 2049 are rounded."
+    yield ({"steps": tensor(70_001)},), {"steps": tensor(70_001)}, "Leave whole numbers as they are."
+
+
+def average() -> Cases:
+    a, b = {"weight": tensor([1.0, 4.0]), "steps": tensor(10)}, {"weight": tensor([3.0, 0.0]), "steps": tensor(13)}
+    mean = {"weight": tensor([2.0, 2.0]), "steps": tensor(10)}
+    yield (a, b), mean, "The mean for floating-point tensors; whole numbers are those of a."
+    yield ({"bias": tensor(1.0)}, {"bias": tensor(1.0)}), {"bias": tensor(1.0)}, "Divide by 2."

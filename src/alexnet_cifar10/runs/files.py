@@ -1,0 +1,151 @@
+"""Files of a training run: written whole or not at all, loaded without running code from them."""
+
+import errno
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_cifar10.model import AlexNet
+
+
+class CheckpointError(RuntimeError):
+    """A file is not what it should be; the message names the file, what was found and what to do."""
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace files of `folder`, name -> content, at once: a kill or a full disk leaves all old ones or all new ones.
+
+    One process at a time may do so in a folder. The files are written to disk in `.saving.partial/`. That it becomes
+    `.saving/` is the moment that counts: then each is moved to its place, by `settle` if this process was killed.
+    """
+    partial, name = folder / ".saving.partial", "a file"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        settle(folder)
+        partial.mkdir()
+        for name, content in contents.items():
+            with open(partial / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, folder / ".saving")
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise CheckpointError(
+            f"{name} cannot be written into {folder}: {error.strerror or error}. What was saved before is untouched. "
+            f"{'Free some space' if full else 'Choose a folder that can be written'} ($RUNS_ROOT is that of all runs)."
+        ) from error
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Finish what a `write_together` that was killed had begun; another process may do the same meanwhile."""
+    saving = folder / ".saving"
+    for path in saving.glob("*") if not saving.is_symlink() else ():
+        with suppress(FileNotFoundError, PermissionError):  # moved by another process; on Windows: being read
+            os.replace(path, folder / path.name)
+    with suppress(OSError):  # not there, or not empty
+        saving.rmdir()
+
+
+def to_bytes(state: Mapping[str, Any]) -> bytes:
+    """Tensors and plain values as the content of a file that `load_state` and `torch.load` read on any machine."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+def checkpoint_bytes(state_dict: Mapping[str, Tensor]) -> bytes:
+    """A plain `state_dict` as a file: contiguous tensors on the CPU, loadable by the original tutorial's class."""
+    return to_bytes({key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()})
+
+
+def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Save a plain `state_dict`, whole or not at all."""
+    write_together(path.parent, {path.name: checkpoint_bytes(state_dict)})
+
+
+def load_state(path: Path) -> Any:
+    """Load tensors and plain values onto the CPU: no code runs.
+
+    Raises `CheckpointError` for a file that is not there, is of another kind, is not packed as PyTorch packs it, or has
+    a single bit changed.
+    """
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # not so what PyTorch wrote before 1.6, without checksums
+            files = archive.infolist()
+            if any(file.is_dir() or file.external_attr & 0x10 or file.compress_type for file in files):
+                raise zipfile.BadZipFile("folders, or compressed: PyTorch packs nothing so")
+            if len({file.filename for file in files}) < len(files) or sum(f.file_size for f in files) > len(content):
+                raise zipfile.BadZipFile("doubles: PyTorch packs nothing so")
+            if damaged := archive.testzip():  # PyTorch writes checksums, and does not look at them
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist.") from error
+    except Exception as error:  # a damaged file raises nearly anything: RuntimeError, EOFError, KeyError, ...
+        raise CheckpointError(
+            f"{path} cannot be loaded as tensors and plain values: it is damaged, or it is another kind of file "
+            f"({type(error).__name__})."
+        ) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Load an `AlexNet`'s `state_dict` onto the CPU.
+
+    It may lie under any key of what a training script saved (`{"model_state_dict": ..., "epoch": ...}`), and its keys
+    may have a prefix in common, as those of `DataParallel`, `torch.compile` and Lightning have. Raises
+    `CheckpointError` if keys, shapes or types are not an `AlexNet`'s, or a weight is not finite.
+    """
+    content = load_state(path)
+    refused, expected = f"{path} is not an AlexNet of this tutorial: ", AlexNet().state_dict()
+    found = dict(_state_dicts(content, next(iter(expected)), "the file itself"))
+    if len(found) > 1:
+        raise CheckpointError(f"{path} holds {len(found)} models, {', '.join(found)}: save one of them alone.")
+    state_dict = next(iter(found.values()), dict(content) if isinstance(content, Mapping) else {})
+    missing, unexpected = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{refused}of its {len(expected)} keys {len(missing)} are missing {sorted(missing)[:3]} and "
+            f"{len(unexpected)} are unknown {sorted(map(str, unexpected))[:3]}."
+        )
+    for key, tensor in expected.items():
+        here, wanted = _describe(state_dict[key]), _describe(tensor)
+        if here != wanted:
+            raise CheckpointError(f"{refused}{key} is {here}, not {wanted}.")
+        if not state_dict[key].isfinite().all():
+            raise CheckpointError(f"{path}: {key} has values that are not finite: the training had failed.")
+    return state_dict
+
+
+def _state_dicts(content: Any, first_key: str, name: str, depth: int = 4) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of each dictionary in which a key ends with `first_key`: all with its prefix, without it."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return
+    prefix = next((str(key).removesuffix(first_key) for key in content if str(key).endswith(first_key)), None)
+    if prefix is not None:
+        keys = [key for key in content if str(key).startswith(prefix)]
+        yield name, {str(key).removeprefix(prefix): content[key] for key in keys}
+    for key, value in content.items():
+        yield from _state_dicts(value, first_key, str(key), depth - 1)
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def load_model(path: Path, device: torch.device) -> AlexNet:
+    """An `AlexNet` with the weights of a checkpoint, on `device`, in `eval()` mode."""
+    model = AlexNet()
+    model.load_state_dict(load_checkpoint(path))
+    return model.to(device).eval()

@@ -1,0 +1,106 @@
+"""Recipes: every value of one is used, or refused when the recipe is made."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from alexnet_cifar10.recipes import CLASSIC, FAST, RECIPES, Recipe, choose_recipe
+
+# Other values than those of the recipes below, for each field.
+OTHER = {
+    "epochs": 2,
+    "batch_size": 3,
+    "learning_rate": 0.02,
+    "dropout": (0.5, 0.5, 0.5, 0.5, 0.5),
+    "plateau_factor": 0.5,
+    "plateau_patience": 9,
+    "warm_up": 0.9,
+    "momentum": 0.3,
+    "weight_decay": 0.7,
+    "label_smoothing": 0.3,
+    "flip": True,
+    "shift": 3,
+    "cutout": 9,
+    "autocast": True,
+    "patience": 0,
+}
+OPTIMIZERS = {"adam": {}, "sgd": {"momentum": 0.9}, "muon": {"momentum": 0.9, "weight_decay": 0.0}}
+SCHEDULES = {"plateau": {"plateau_factor": 0.1, "plateau_patience": 0}, "one-cycle": {"warm_up": 0.2}}
+
+
+def recipe_with(optimizer, schedule):
+    values = {"epochs": 5, "batch_size": 4, "learning_rate": 0.1, "dropout": (0.0,) * 5}
+    values |= OPTIMIZERS[optimizer] | SCHEDULES[schedule]
+    return Recipe(name="mine", optimizer=optimizer, schedule=schedule, **values)
+
+
+@pytest.fixture(scope="module")
+def outcome(digits, tmp_path_factory):
+    """What training with a recipe gives: the bytes of the last weights, each recipe trained once."""
+    import torch
+    from small_run import start_with
+
+    from alexnet_cifar10 import train as training
+    from alexnet_cifar10.runs import load_state
+
+    known, start = {}, start_with(digits)
+
+    def dropped(recipe):
+        """The small network, with as much dropout as the recipe has."""
+        torch.manual_seed(0)
+        layers = [torch.nn.Conv2d(3, 4, 3, stride=4), torch.nn.Dropout(recipe.dropout[0]), torch.nn.Conv2d(4, 6, 3, 2)]
+        return torch.nn.Sequential(*layers, torch.nn.BatchNorm2d(6), torch.nn.Flatten(), torch.nn.Linear(54, 10))
+
+    def outcome(recipe):
+        if recipe not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("RUNS_ROOT", str(tmp_path_factory.mktemp("runs")))
+                patch.setattr(training, "autocast_dtype", lambda device: torch.bfloat16)
+                run = start(dropped(recipe), base=recipe, images=9, epochs=recipe.epochs, batch_size=recipe.batch_size)
+                weights = load_state(run.last_checkpoint)
+                known[recipe] = [value.numpy().tobytes() for value in weights.values()], len(run.read_history())
+        return known[recipe]
+
+    return outcome
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("field", OTHER)
+def test_every_value_is_used_or_refused(field, optimizer, schedule, outcome):
+    recipe = recipe_with(optimizer, schedule)
+    assert getattr(recipe, field) != OTHER[field]
+    belongs_to = {key for values in (*OPTIMIZERS.values(), *SCHEDULES.values()) for key in values}
+    if field in belongs_to - (OPTIMIZERS[optimizer] | SCHEDULES[schedule]).keys():
+        with pytest.raises(ValueError, match=f"{field} = .*: {optimizer} with {schedule} does not use {field}"):
+            replace(recipe, **{field: OTHER[field]})
+    else:
+        assert outcome(replace(recipe, **{field: OTHER[field]})) != outcome(recipe)
+
+
+def test_the_test_above_has_every_field():
+    assert {field.name for field in fields(Recipe)} - OTHER.keys() == {"name", "optimizer", "schedule"}
+
+
+@pytest.mark.parametrize(("optimizer", "schedule", "field"), [
+    ("sgd", "plateau", "momentum"),
+    ("muon", "plateau", "weight_decay"),
+    ("adam", "plateau", "plateau_factor"),
+    ("adam", "one-cycle", "warm_up"),
+])  # fmt: skip
+def test_a_value_that_is_needed_and_not_there_is_refused(optimizer, schedule, field):
+    with pytest.raises(ValueError, match=f"{field} = None: {optimizer} with {schedule} needs {field}"):
+        replace(recipe_with(optimizer, schedule), **{field: None})
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"schedule": "cosine"}, {"optimizer": "plateau"}])
+def test_names_that_do_not_exist_are_refused_with_those_that_do(change):
+    ((what, name),) = change.items()
+    with pytest.raises(ValueError, match=f"{what} = '{name}': it can be one of "):
+        replace(CLASSIC, **change)
+
+
+def test_a_recipe_takes_what_is_given_and_keeps_the_rest():
+    assert choose_recipe("classic", epochs=None) == CLASSIC
+    assert choose_recipe("classic", epochs=3, patience=0) == replace(CLASSIC, epochs=3, patience=0)
+    assert choose_recipe("fast") == FAST == RECIPES["fast"]
