@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/bench.py            (make bench)
 
-All ways take turns in one process, round after round, so that whatever else the machine does meets them alike; stated
-are medians over the rounds, and the lowest and highest. What the images show does not matter for the time: without
-CIFAR-10 the digits are measured.
+All ways take turns in one process, round after round: other work of the machine slows all of them. Stated are the
+median, lowest and highest of the rounds. The time does not depend on what the images show: without CIFAR-10 the digits
+are measured.
 """
 
 import argparse
@@ -24,29 +24,23 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 from torch import nn
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.optim import Adam
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import ToTensor
 
+from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import ImageDataset, load_images
-from alexnet_cifar10.environment import (
-    autocast,
-    autocast_dtype,
-    describe_machine,
-    deterministic,
-    git_commit,
-    pick_device,
-    seed_everything,
-    versions,
-)
-from alexnet_cifar10.evaluation import evaluate
-from alexnet_cifar10.loaders import DeviceLoader
+from alexnet_cifar10.device import autocast, autocast_dtype, deterministic, memory_format, pick_device, seed_everything
+from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.optim import make_optimizer
 from alexnet_cifar10.plots import BLUE, GREY, ORANGE
 from alexnet_cifar10.recipes import CLASSIC, FAST, Recipe
-from alexnet_cifar10.training import make_optimizer, make_scaler, train_one_epoch
+from alexnet_cifar10.runs import describe_machine, git_commit, machine
+from alexnet_cifar10.train import train_one_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 ORIGINAL_EPOCHS = 24  # after which the original stopped
@@ -115,7 +109,7 @@ class Bench:
     def bare(self, count: int) -> tuple[float, float]:
         """CLASSIC's steps with nothing around them: what `train_one_epoch` and `evaluate` may cost at least."""
         train_loader, valid_loader = self.loaders(CLASSIC, count)
-        model = AlexNet().to(self.device, memory_format=torch.channels_last)
+        model = AlexNet().to(self.device, memory_format=memory_format(self.device))
         optimizer = Adam(model.parameters(), lr=CLASSIC.learning_rate)
 
         def learn() -> None:
@@ -138,19 +132,13 @@ class Bench:
     def recipe(self, recipe: Recipe, count: int) -> tuple[float, float]:
         """Our own functions as `train` calls them, but for the files that it writes after each epoch."""
         train_loader, valid_loader = self.loaders(recipe, count)
-        model = AlexNet(recipe.dropout).to(self.device, memory_format=torch.channels_last)
+        model = AlexNet(recipe.dropout).to(self.device, memory_format=memory_format(self.device))
         precision = self.precision if recipe.autocast else torch.float32
         optimizer = make_optimizer(model, recipe, precision)
+        scaler = GradScaler(self.device.type, init_scale=1024, enabled=precision == torch.float16)
 
         def learn() -> None:
-            train_one_epoch(
-                model,
-                train_loader,
-                optimizer,
-                label_smoothing=recipe.label_smoothing,
-                precision=precision,
-                scaler=make_scaler(self.device, precision),
-            )
+            train_one_epoch(model, train_loader, optimizer, None, scaler, precision, recipe.label_smoothing)
 
         def validate() -> None:
             with autocast(self.device, precision):
@@ -161,14 +149,11 @@ class Bench:
 
     def loaders(self, recipe: Recipe, count: int) -> tuple[DeviceLoader, DeviceLoader]:
         data = self.first(count)
-        augmentation = {"flip": recipe.flip, "shift": recipe.shift, "cutout": recipe.cutout}
-        return (
-            DeviceLoader(data, batch_size=recipe.batch_size, device=self.device, shuffle=True, **augmentation),
-            DeviceLoader(data, batch_size=250, device=self.device),
-        )
+        valid_loader = DeviceLoader(data, batch_size=250, device=self.device)
+        return training_batches(data, None, recipe, device=self.device), valid_loader
 
     def product_rate(self, precision: torch.dtype) -> float:
-        """Operations a second of this machine's product of two square matrices; an addition counts as one."""
+        """Operations per second of this machine's product of two square matrices; an addition counts as one."""
         a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=self.device).to(precision) for _ in range(2))
 
         def multiply() -> None:
@@ -248,7 +233,7 @@ def measure(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
 
 
 def measure_growth(bench: Bench, images: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Images a second that `fast` trains, by number of images, batch size and threads."""
+    """Images per second that `fast` trains, by number of images, batch size and threads."""
     threads = torch.get_num_threads()
     rates: dict[str, dict[str, list[float]]] = {"images": {}, "batch_size": {}, "threads": {}}
 
@@ -281,7 +266,7 @@ def peak_memory(device: torch.device) -> float | None:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     figure, ((left, middle, right), below) = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained")
-    figure.suptitle(report["machine"], fontsize=10)
+    figure.suptitle(describe_machine(report["machine"]), fontsize=10)
     for axis, key, title in (
         (left, "training_images_per_second", "Training"),
         (middle, "evaluation_images_per_second", "Evaluation"),
@@ -296,11 +281,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.bar_label(bars, [f"{value:.0f}" for value in middles], padding=6, fontsize=9)
         axis.invert_yaxis()
         axis.margins(x=0.2)
-        axis.set(title=title, xlabel="minutes" if key == "minutes" else "images a second")
+        axis.set(title=title, xlabel="minutes" if key == "minutes" else "images per second")
     for axis, (kind, values) in zip(below, report["growth"].items(), strict=True):
         names, middles, errors = error_bars(values)
         axis.errorbar(names, middles, yerr=errors, color=ORANGE, marker="o", capsize=3)
-        axis.set(title=f"fast, by {kind.replace('_', ' ')}", ylabel="images a second", ylim=(0, 1.2 * max(middles)))
+        axis.set(title=f"fast, by {kind.replace('_', ' ')}", ylabel="images per second", ylim=(0, 1.2 * max(middles)))
         axis.margins(x=0.15)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
@@ -321,16 +306,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     device = pick_device()
-    machine = describe_machine(device)
-    print(machine, flush=True)
+    here = machine(device)
+    print(describe_machine(here), flush=True)
     data = load_images("auto")
     bench = Bench(data.train, device)
     report = {
-        "machine": machine,
+        "machine": here,
         "precision_of_fast": str(bench.precision).removeprefix("torch."),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
-        "versions": versions(),
         "images": options.images,
         "rounds": options.rounds,
         **measure(bench, options.images, options.rounds),
@@ -338,7 +322,8 @@ def main(arguments: list[str] | None = None) -> int:
         "peak_memory_gb": peak_memory(device),
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", machine.split(", Linux")[0].split("; Python")[0].lower()).strip("-")
+    name = f"{here['accelerator'] or here['processor']} {here['threads']} threads".lower()
+    name = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     (options.output / f"{name}.json").write_text(text, encoding="utf-8")
     draw(report, options.output / f"{name}.png")
@@ -350,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"\nA step of fast reaches {share['median']:.0%} ({share['lowest']:.0%} to {share['highest']:.0%}) of the rate "
         f"of {report['precision_of_fast']} matrix products, {report['product_rate']['median'] / 1e9:.0f} billion "
-        f"operations a second.\nKept: {options.output}/{name}.json and .png"
+        f"operations per second.\nKept: {options.output}/{name}.json and .png"
     )
     return 0
 

@@ -7,6 +7,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -15,14 +16,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
-from alexnet_cifar10.checkpoints import CheckpointError, Run, load_model
+from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import DataError, load_images
-from alexnet_cifar10.environment import describe_machine, pick_device, runs_root
-from alexnet_cifar10.evaluation import evaluate
-from alexnet_cifar10.loaders import DeviceLoader
-from alexnet_cifar10.recipes import ABLATIONS, CLASSIC, DEFAULTS, FAST, RECIPES
+from alexnet_cifar10.device import memory_format, pick_device
+from alexnet_cifar10.evaluate import evaluate
+from alexnet_cifar10.recipes import ABLATIONS, FAST, RECIPES
+from alexnet_cifar10.runs import CheckpointError, Run, describe_machine, load_model, machine, runs_root
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -70,13 +69,17 @@ class Entry:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """As written down; an older record has fewer values: what is off by default was off, the rest as named."""
-        return {**(self.named or CLASSIC.as_record()), **DEFAULTS, **self.record["recipe"]}
+        return self.record["recipe"]
 
     @property
-    def images(self) -> tuple[str, int, int]:
+    def machine(self) -> str:
+        return describe_machine(self.record["machine"])
+
+    @property
+    def images(self) -> tuple[str, str, int, int]:
         """What was trained and judged on: the data, and how many images of it."""
-        return (self.record["data"]["label"], self.record["train_images"], self.record["valid_images"])
+        data = self.record["data"]
+        return (data["label"], data["caveat"], self.record["train_images"], self.record["valid_images"])
 
     @property
     def valid(self) -> float:
@@ -101,9 +104,11 @@ class Entry:
     @property
     def command(self) -> str:
         changed = {key: value for key, value in self.changed.items() if self.named and key in PARAMETERS}
-        asked = {"data": "cifar10"} if self.record["data"]["dataset"] == "CIFAR-10" else {"data": "digits"}
-        asked |= {"recipe": self.recipe["name"], **changed, "seed": self.record["seed"], "run_name": self.run.name}
-        return "papermill notebooks/04_train.ipynb out.ipynb " + " ".join(f"-p {k} {v}" for k, v in asked.items())
+        asked = {"data": self.record["data"]["dataset"], "recipe": self.recipe["name"], **changed}
+        asked["seed"] = self.record["seed"]
+        parameters = [word for key, value in asked.items() for word in ("-p", key, str(value))]
+        notebooks = ["notebooks/04_train.ipynb", "out.ipynb"]
+        return shlex.join(["papermill", *notebooks, *parameters, "-r", "run_name", self.run.name])
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -126,7 +131,7 @@ def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
     """Runs that differ only in their seed, together."""
     kinds: dict[Any, list[Entry]] = {}
     for entry in entries:
-        where = (entry.record["machine"], entry.record["threads"], entry.record.get("precision", "float32"))
+        where = (entry.machine, entry.record["precision"])
         kinds.setdefault((entry.kind, entry.images, where), []).append(entry)
     return list(kinds.values())
 
@@ -179,7 +184,7 @@ def table_of_kinds(entries: list[Entry]) -> str:
         [
             [
                 same[0].kind,
-                same[0].record["data"]["dataset"],
+                same[0].record["data"]["label"],
                 f"{same[0].record['train_images']:,}",
                 *figures(same, 4),
                 spread([entry.minutes for entry in same], 1),
@@ -197,17 +202,18 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
     fast = FAST.as_record()
 
     def comparable(entry: Entry) -> tuple[Any, ...]:
-        return (*entry.images, entry.record["machine"], entry.record["seed"])
+        return (*entry.images, entry.machine, entry.record["seed"])
 
     standard = {comparable(entry): entry.valid for entry in entries if entry.recipe == fast}
     rows = []
     for same in by_kind(entries):
-        changed = [key for key in fast if key != "name" and same[0].recipe[key] != fast[key]]
+        recipe = same[0].recipe  # a value that is None belongs to the optimiser or schedule that was changed
+        changed = [key for key in fast if key != "name" and recipe[key] is not None and recipe[key] != fast[key]]
         pairs = [(entry.valid, standard[comparable(entry)]) for entry in same if comparable(entry) in standard]
-        if len(changed) == 1 and pairs and same[0].recipe["name"] != "fast":
+        if len(changed) == 1 and pairs and recipe["name"] != "fast":
             (key,) = changed
             gains = [with_it - without for without, with_it in pairs]
-            rows.append((key, str(fast[key]), str(same[0].recipe[key]), [without for without, _ in pairs], gains))
+            rows.append((key, str(fast[key]), str(recipe[key]), [without for without, _ in pairs], gains))
     return sorted(rows, key=lambda row: -mean(row[4]))
 
 
@@ -215,8 +221,8 @@ def table_of_ablation(entries: list[Entry]) -> str:
     return table(
         ["value", "in `fast`", "instead", "seeds", "validation", "what it buys"],
         [
-            [f"`{key}`", is_, instead, str(len(values)), spread(values, 4), gained(gains)]
-            for key, is_, instead, values, gains in ablation(entries)
+            [f"`{key}`", usual, instead, str(len(values)), spread(values, 4), gained(gains)]
+            for key, usual, instead, values, gains in ablation(entries)
         ],
     )
 
@@ -229,8 +235,8 @@ def table_of_runs(entries: list[Entry]) -> str:
                 f"[{entry.run.name}]({entry.run.name})",
                 f"{entry.valid:.4f}",
                 f"{entry.record['result']['best_epoch']} of {entry.record['result']['epochs']}",
-                entry.record["machine"],
-                entry.record.get("precision", "float32"),
+                entry.machine,
+                entry.record["precision"],
                 (entry.record["git_commit"] or "unknown")[:7],
                 f"`{entry.command}`",
             ]
@@ -280,11 +286,11 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
     }
     return "\n".join(
         [
-            f"### {report['machine']}\n",
-            "![Images a second of each way, the time to the result, and how the speed of fast changes with the number "
-            f"of images, the batch size and the threads](bench/{path.stem}.png)\n",
+            f"### {describe_machine(report['machine'])}\n",
+            "![Images per second of each way, the time to the result, and how the speed of fast changes with the "
+            f"number of images, the batch size and the threads](bench/{path.stem}.png)\n",
             table(
-                ["way", "training, images a second", "evaluation, images a second", "time to the result, minutes"],
+                ["way", "training, images per second", "evaluation, images per second", "time to the result, minutes"],
                 [
                     [
                         f"`{name}`",
@@ -336,7 +342,8 @@ def keep(name: str) -> None:
     if images.provenance.digests != record["data"]["digests"]:
         raise CheckpointError(f"the run {name!r} was trained on other data than is here.")
     loader = DeviceLoader(images.test, batch_size=250, device=device)
-    test = evaluate(load_model(run.best_checkpoint, device).to(memory_format=torch.channels_last), loader, device)
+    model = load_model(run.best_checkpoint, device).to(memory_format=memory_format(device))
+    test = evaluate(model, loader, device)
     right = test.predictions == test.labels
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -345,11 +352,11 @@ def keep(name: str) -> None:
     written = {
         "accuracy": test.accuracy,
         "first_1000": float(right[:1000].mean()),
-        "data": images.provenance.label,
-        "machine": describe_machine(device),
+        "data": images.provenance.label_test,
+        "machine": machine(device),
     }
     (folder / "test.json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{name}: {written}")
+    print(f"{name}: accuracy {written['accuracy']:.4f}, first 1000 {written['first_1000']:.3f}; {written['data']}")
 
 
 def main(arguments: list[str] | None = None) -> int:

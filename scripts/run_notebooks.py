@@ -2,7 +2,8 @@
 
     .venv/bin/python scripts/run_notebooks.py --recipe classic       (make run RECIPE=classic)
 
-`--data`, `--recipe` and `--epochs` reach every notebook that has such a parameter.
+`--data`, `--recipe` and `--epochs` reach every notebook that has such a parameter. What 04_train trains here is what
+the notebooks after it use, whatever else is trained meanwhile.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +23,40 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from alexnet_cifar10.checkpoints import Run
 from alexnet_cifar10.data import DataError, load_images
-from alexnet_cifar10.environment import runs_root
-from alexnet_cifar10.parameters import ParameterError, check_parameters
+from alexnet_cifar10.notebook.parameters import ParameterError, check_parameters
 from alexnet_cifar10.recipes import choose_recipe
+from alexnet_cifar10.runs import Run, new_folder, runs_root
+from alexnet_cifar10.runs.report import PROGRESS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("01_data", "02_visualization", "03_model_shapes", "04_train", "05_evaluation", "06_save_load")
 TRAINING = "04_train"
-PROGRESS = ("About ", "Epoch ", "Finished ", "Stopped")  # how the lines begin that training prints as it goes on
-
-# Where neither is asked for: on CIFAR-10 minutes, not hours; the digits are too few for `fast`.
-DEFAULTS = {"CIFAR-10": {"recipe": "fast"}, "handwritten digits": {"recipe": "classic", "epochs": 10}}
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     os.chdir(ROOT)
-    asked = {"data": options.data, "recipe": options.recipe, "epochs": plain_value(options.epochs)}
+    asked = {"data": options.data or "auto", "recipe": options.recipe, "epochs": plain_value(options.epochs)}
     asked = {name: value for name, value in asked.items() if value is not None}
     try:
         check_parameters(asked, *asked)  # what 04 would refuse is refused here, before 01 begins
-        provenance = load_images(options.data or "auto").provenance
-    except (ParameterError, DataError) as error:
+        provenance = load_images(asked["data"]).provenance
+        output_folder = new_folder(runs_root() / "notebooks", f"{datetime.now():%Y%m%d-%H%M%S}")
+    except (ParameterError, DataError, OSError, ValueError) as error:  # of RUNS_ROOT, say
         print(f"Nothing was run. {error}", file=sys.stderr)
         return 1
-    if asked.keys().isdisjoint({"recipe", "epochs"}):
-        asked |= DEFAULTS[provenance.dataset]
 
     print(provenance)
     print(f"\nNotebooks to run: {', '.join(options.notebooks)}")
+    run = None
     if TRAINING in options.notebooks:
-        recipe = choose_recipe(asked.get("recipe", "classic"), epochs=asked.get("epochs"))
+        recipe = choose_recipe(options.recipe, provenance.dataset, epochs=asked.get("epochs"))
+        run = Run(runs_root() / f"{recipe.name}-{provenance.dataset}-{output_folder.name}")
+        asked["run_name"] = run.name
         how_long = f"{'at most ' if recipe.patience is not None else ''}{recipe.epochs}"
         print(f"Training in {TRAINING}: recipe {recipe.name}, epochs: {how_long}")
     print("Other choices: make run RECIPE=classic EPOCHS=55 DATA=cifar10\n", flush=True)
-    output_folder = runs_root() / "notebooks"
-    output_folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     results: dict[str, str] = {}
     for name in options.notebooks:
@@ -76,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         results[name] = result_of(output)
         print(f"      done in {clock(seconds[name])}", flush=True)
-    print_summary(seconds, results, output_folder)
+    print_summary(seconds, results, output_folder, run)
     return 0
 
 
@@ -172,15 +170,14 @@ def result_of(executed: Path) -> str:
     return "".join(output.get("text", "") for output in outputs).strip().rpartition("\n")[2].partition(";")[0]
 
 
-def print_summary(seconds: dict[str, float], results: dict[str, str], output_folder: Path) -> None:
+def print_summary(seconds: dict[str, float], results: dict[str, str], output_folder: Path, run: Run | None) -> None:
     width = max(len(name) for name in seconds) + 2
     print(f"\n{'notebook':<{width}} {'time':>6}  result")
     for name, duration in (*seconds.items(), ("together", sum(seconds.values()))):
         print(f"{name:<{width}} {clock(duration):>6}  {results.get(name, '')}".rstrip())
     print(f"\nThe executed notebooks: {shown(output_folder)}{os.sep}")
-    if TRAINING not in seconds:
+    if run is None:
         return
-    run = Run(runs_root() / (runs_root() / "latest").read_text(encoding="utf-8").strip())
     record = run.read_record()
     result, data = record["result"], record["data"]
     print(
@@ -188,7 +185,7 @@ def print_summary(seconds: dict[str, float], results: dict[str, str], output_fol
         f"Best validation accuracy: {result['best_valid_accuracy']:.3f}, in epoch {result['best_epoch']} of "
         f"{result['epochs']}, on {data['label']}, seed {record['seed']}."
     )
-    if data["dataset"] != "CIFAR-10":
+    if data["dataset"] != "cifar10":
         print("This is not CIFAR-10, and no number here is about it. README.md tells where to put its files.")
     elif record["recipe"]["name"] != "classic":
         print("The original tutorial's own training, which takes hours without a GPU: make run RECIPE=classic")

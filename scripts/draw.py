@@ -1,6 +1,6 @@
 """Draw the pictures of the README and of the notebooks: images/*.png.
 
-python images/draw.py
+python scripts/draw.py
 
 Shapes and counts come from the model and the loaders, figures from the records in results/: no number is typed here.
 A notebook brings its picture along, because neither Colab nor a JupyterLab that was started in notebooks/ can see this
@@ -27,13 +27,13 @@ from PIL import Image
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from alexnet_cifar10.checkpoints import Run
+from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import load_images, stratified_split
-from alexnet_cifar10.download import ARCHIVES
-from alexnet_cifar10.loaders import DeviceLoader
+from alexnet_cifar10.data.cifar10 import LAYOUTS
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.plots import BLUE, GREY, ORANGE
 from alexnet_cifar10.recipes import CLASSIC
+from alexnet_cifar10.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSIC_RUN, FAST_RUN = (Run(ROOT / "results" / name) for name in ("classic-42", "fast-42"))
@@ -208,7 +208,7 @@ def data() -> Figure:
     loader = DeviceLoader(images, range(4), batch_size=4, device=torch.device("cpu"))
     batch, labels = next(iter(loader))
     pixels = ", ".join(map(str, images.data.shape[1:]))
-    archive = ARCHIVES[0]
+    layout = LAYOUTS[0]
 
     axis = paper(652)
     left, right, gap = 24, 776, 12
@@ -220,12 +220,11 @@ def data() -> Figure:
     write(axis, 24, 34, "CIFAR-10, from the archive to mini-batches", TITLE, weight="bold")
 
     panel(axis, left, 68, right, 122, GREY)
-    write(axis, left + 18, 95, f"{archive.name}, {archive.size / 1e6:.0f} MB", weight="bold")
+    write(axis, left + 18, 95, f"{layout.archive}, {layout.size / 1e6:.0f} MB", weight="bold")
 
     for x in (middles[0], middles[2]):
         arrow(axis, (x, 128), (x, 170))
-    algorithm = archive.digest.split(":")[0].upper()
-    write(axis, middles[0] + 16, 148, f"is its {algorithm} right? then unpack", SMALL, color=FAINT)
+    write(axis, middles[0] + 16, 148, f"is its {layout.algorithm.upper()} right? then unpack", SMALL, color=FAINT)
 
     panel(axis, left, 176, cut2, 268, GREY)
     write(axis, left + 18, 206, "train", weight="bold", family="monospace")
@@ -318,7 +317,8 @@ def banner() -> Figure:
     described = set()
     for run, colour, line, label_at in ((CLASSIC_RUN, BLUE, "-", 0.73), (FAST_RUN, ORANGE, "--", 0.935)):
         record, history = run.read_record(), run.read_history()
-        described.add((record["data"]["dataset"], record["machine"].split(", Linux")[0], record["device"]))
+        there = record["machine"]
+        described.add((record["data"]["label"], f"{there['processor']}, {there['threads']} threads", there["device"]))
         minutes = list(accumulate(row["seconds"] / 60 for row in history))
         accuracies = [row["valid_accuracy"] for row in history]
         chart.plot(minutes, accuracies, line, color=colour, linewidth=2.4, marker="o", markersize=4.5)
@@ -374,4 +374,4 @@ def renew_in_notebooks(files: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
-    renew_in_notebooks(draw_all(Path(__file__).parent))
+    renew_in_notebooks(draw_all(ROOT / "images"))

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.image import imread
 from nbconvert import HTMLExporter
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PICTURES = {path.name: path for path in (ROOT / "images").glob("*.png")}
 README = ("README.md", "README.ko.md")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-DRAW = runpy.run_path(str(ROOT / "images" / "draw.py"))
+DRAW = runpy.run_path(str(ROOT / "scripts" / "draw.py"))
 
 
 def markdown(notebook):
@@ -54,7 +54,7 @@ def test_the_committed_pictures_are_what_the_script_draws(drawn):
         assert now.shape == committed.shape
         difference = np.abs(now - committed)
         is_same = difference.max() <= 64 and difference.mean() <= 0.5
-        assert is_same, f"images/{file.name} is out of date: run python images/draw.py"
+        assert is_same, f"images/{file.name} is out of date: run python scripts/draw.py"
 
 
 def test_pictures_are_small_and_the_same_whenever_they_are_drawn(drawn):
@@ -80,7 +80,7 @@ def test_the_readme_tells_what_is_in_its_pictures(name):
 def test_a_notebook_brings_its_picture_along(cell, alt, picture):
     """One that only points to images/ shows nothing in Colab, nor in a JupyterLab that was started in notebooks/."""
     assert 60 < len(alt) < 300
-    assert cell.source.splitlines()[-1] == DRAW["embedded"](PICTURES[picture]), "run python images/draw.py"
+    assert cell.source.splitlines()[-1] == DRAW["embedded"](PICTURES[picture]), "run python scripts/draw.py"
     page, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     (image,) = re.findall(r"<img [^>]*>", page)
     assert f'alt="{alt}"' in image and DRAW["embedded"](PICTURES[picture]).split(": ")[1] in image
