@@ -15,6 +15,8 @@ def pytest_configure(config):
     folder = tempfile.mkdtemp(prefix="alexnet-cifar10-tests-")
     os.environ["RUNS_ROOT"] = folder  # never the user's own runs/
     os.environ.setdefault("TUTORIAL_SMOKE", "1")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: more threads would wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, ".hypothesis")  # not into the project
 
     def clean_up():
@@ -25,7 +27,18 @@ def pytest_configure(config):
     config.add_cleanup(clean_up)
 
 
+SLOW = ("test_twice", "test_notebooks", ".ipynb", "test_kills", "test_setup", "test_run_notebooks", "test_download")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long begins first: two workers take whole files, and none should wait long for the other's last one."""
+    items.sort(key=lambda item: not any(part in str(item.path) for part in SLOW))
+
+
 def pytest_ignore_collect(collection_path):
-    """The lessons are tests; what papermill left beside them (out.ipynb, say) is not."""
-    if collection_path.suffix == ".ipynb" and collection_path.parent == Path(__file__).parent / "notebooks":
+    """The lessons are tests; what papermill left beside them (out.ipynb, say), or in runs/, is not."""
+    root = Path(__file__).parent
+    if collection_path in (root / "runs", root / "datasets"):
+        return True
+    if collection_path.suffix == ".ipynb" and collection_path.parent == root / "notebooks":
         return not re.match(r"\d\d_", collection_path.name) or None

@@ -9,10 +9,10 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
-import requests
 from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,22 +84,21 @@ class Lab:
             try:
                 if is_true():
                     return
-            except requests.RequestException:
+            except OSError:
                 pass
             time.sleep(0.3)
         raise AssertionError(f"not within {seconds} s")
 
-    def ask(self, what):
-        answer = requests.get(f"{self.url}/api/{what}", timeout=5)
-        answer.raise_for_status()
-        return answer.json()
+    def ask(self, what, method="GET"):
+        with urlopen(Request(f"{self.url}/api/{what}", method=method), timeout=30) as answer:
+            return json.loads(answer.read() or "null")
 
     def is_idle(self):
         return [kernel["execution_state"] for kernel in self.ask("kernels") if kernel["connections"]] == ["idle"]
 
     def shut_kernels_down(self):
         for session in self.ask("sessions"):
-            requests.delete(f"{self.url}/api/sessions/{session['id']}", timeout=30).raise_for_status()
+            self.ask(f"sessions/{session['id']}", "DELETE")
 
     def stop(self):
         self.process.terminate()

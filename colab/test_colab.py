@@ -32,7 +32,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 # It had no torchinfo.
 COLAB = """
     numpy==2.0.2 scikit-learn==1.6.1 matplotlib==3.10.0 pillow==11.3.0 tensorboard==2.20.0 protobuf==5.29.6
-    filelock==3.29.0 requests==2.32.4 urllib3==2.5.0 pip==24.1.2 setuptools==75.2.0 wheel==0.47.0
+    filelock==3.29.0 pip==24.1.2 setuptools==75.2.0 wheel==0.47.0
     ipython==7.34.0 ipykernel==6.17.1 jupyter_client==7.4.9 nbclient==0.10.4 nbformat==5.10.4
 """.split()
 TORCH = {
