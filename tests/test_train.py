@@ -292,15 +292,11 @@ def precision(request, monkeypatch):
 
 
 def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
-    def fresh():
-        seed_everything(42)
-        return AlexNet(LONG.dropout)
-
     few = {"images": 6, "valid": range(20, 22), "epochs": 2}
-    whole = start(fresh(), base=LONG, **few, run_name="whole")  # FAST, and more
+    whole = start(base=LONG, **few, run_name="whole")  # FAST, and more
     assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
-    start(fresh(), base=LONG, **few, loader=interrupted_in(2))
-    run = start(fresh(), base=LONG, **few, resume=True)
+    start(base=LONG, **few, loader=interrupted_in(2))
+    run = start(base=LONG, **few, resume=True)
     assert_identical(run, whole)
     assert all(value.dtype in (torch.float32, torch.int64) for value in load_state(run.best_checkpoint).values())
 
