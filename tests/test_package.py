@@ -102,7 +102,7 @@ def test_no_import_runs_upward():
             assert other in ("", room, "data", "model", "device"), (module, imported)
 
 
-@pytest.mark.parametrize("module", ["train", "notebook.parameters", "data"])
+@pytest.mark.parametrize("module", ["train", "notebook.parameters"])
 def test_what_is_not_used_is_not_imported(module):
     """Each kernel would wait for it."""
     heavy = {"torchvision", "sklearn", "requests", "tensorboard", "matplotlib"}

@@ -91,7 +91,7 @@ def test_calls_at_the_same_time_keep_what_each_has_trained_and_executed(runner, 
         "import json, time\nfrom pathlib import Path\nrun = Path('runs', run_name)\nrun.mkdir()",
         f"record = {RECORD!r}\nrecord['result']['best_valid_accuracy'] = epochs / 10",
         "(run / 'run.json').write_text(json.dumps(record))",
-        "while len(list(Path('runs').glob('*/run.json'))) < 3:\n    time.sleep(0.05)",
+        "while len(list(Path('runs').glob('*/run.json'))) < 2:\n    time.sleep(0.05)",
     )
     asserted = "json.loads(Path('runs', run_name, 'run.json').read_text())['result']['best_valid_accuracy']"
     write_notebook("05_evaluation", "run_name = None", f"import json\nfrom pathlib import Path\nprint({asserted})")
@@ -105,9 +105,9 @@ def test_calls_at_the_same_time_keep_what_each_has_trained_and_executed(runner, 
             text=True,
             encoding="utf-8",
         )
-        for epochs in (3, 5, 7)
+        for epochs in (3, 7)
     ]
-    for epochs, call in zip((3, 5, 7), calls, strict=True):
+    for epochs, call in zip((3, 7), calls, strict=True):
         out, _ = call.communicate(timeout=120)
         assert call.returncode == 0 and f"Best validation accuracy: 0.{epochs}00" in out
         folder = Path(re.search(r"The executed notebooks: (\S+)", out)[1])
