@@ -306,10 +306,9 @@ class TrainingRun(Run):
     def _end(self, status: str, error: str | None = None) -> None:
         settle(self.path)
         self.history = self.read_history()  # an interrupt may have come between the disk and this list
-        if self.record["status"] != status or error:
-            if error:
-                self.record["error"] = error
-            self._write({}, status, self.history)
+        if error:
+            self.record["error"] = error
+        self._write({}, status, self.history)
         if self.report:
             self.report.end(self.record, self.provenance.label)
 
