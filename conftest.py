@@ -6,8 +6,12 @@ It stands here and not in tests/, because the kernels of `pytest --nbval-lax not
 import os
 import re
 import shutil
+import sys
 import tempfile
+from functools import wraps
 from pathlib import Path
+
+from jupyter_client import AsyncKernelManager
 
 
 def pytest_configure(config):
@@ -18,6 +22,10 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: more threads would wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, ".hypothesis")  # not into the project
+
+    if sys.platform == "linux":  # files, not ports: two workers may be told that the same port is free
+        set_up = AsyncKernelManager.__init__
+        AsyncKernelManager.__init__ = wraps(set_up)(lambda self, **words: set_up(self, **{"transport": "ipc"} | words))
 
     def clean_up():
         shutil.rmtree(folder, ignore_errors=True)

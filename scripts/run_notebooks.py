@@ -99,7 +99,7 @@ def plain_value(text: str | None) -> Any:
         return text
 
 
-def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: bool) -> str:
+def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: bool, tries: int = 2) -> str:
     """Execute one notebook; return why it stopped before its end, or "" if it did not."""
     known = papermill.inspect_notebook(notebook)
     try:
@@ -120,6 +120,10 @@ def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: boo
         return f"in its cell [{error.exec_count}], which begins with: {first_line}\n{error.ename}: {error.evalue}"
     except DeadKernelError:
         return "as its kernel died: most often the memory was full. Close other programs, or ask for fewer epochs."
+    except RuntimeError as error:  # nothing has run yet: another process took a port that was free a second before
+        if tries and "Kernel died before replying" in str(error):
+            return execute(notebook, output, asked, show_output, tries - 1)
+        raise
     return ""
 
 

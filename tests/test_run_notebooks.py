@@ -1,8 +1,10 @@
 """The runner of the notebooks, scripts/run_notebooks.py."""
 
+import inspect
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import run_notebooks
+from jupyter_client import AsyncKernelManager
+from jupyter_client.connect import LocalPortCache
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,7 +99,9 @@ def test_calls_at_the_same_time_keep_what_each_has_trained_and_executed(runner, 
     )
     asserted = "json.loads(Path('runs', run_name, 'run.json').read_text())['result']['best_valid_accuracy']"
     write_notebook("05_evaluation", "run_name = None", f"import json\nfrom pathlib import Path\nprint({asserted})")
-    code = "import pathlib, run_notebooks, sys; run_notebooks.ROOT = pathlib.Path.cwd(); run_notebooks.main(sys.argv[1:])"
+    code = (
+        "import pathlib, run_notebooks, sys; run_notebooks.ROOT = pathlib.Path.cwd(); run_notebooks.main(sys.argv[1:])"
+    )
     paths = os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "src")])
     calls = [
         subprocess.Popen(
@@ -145,6 +151,22 @@ def test_a_failing_notebook_is_named_and_those_after_it_do_not_run(runner, capfd
     for part in ("02_visualization stopped", "[4]", "# the third", "ValueError: no such picture", "runs/notebooks"):
         assert part in error.replace(os.sep, "/")
     assert [path.name for path in executed_in().iterdir()] == ["02_visualization.ipynb"]
+
+
+def test_a_kernel_whose_port_was_taken_is_started_again(runner, monkeypatch):
+    """jupyter_client asks for free ports, and the kernel takes them a second later: here, another process is faster."""
+    find, answers = LocalPortCache.find_available_port, []
+    monkeypatch.setattr(AsyncKernelManager, "__init__", inspect.unwrap(AsyncKernelManager.__init__))
+
+    def busy_at_first(self, ip):
+        answers.append(listener.getsockname()[1] if not answers else find(self, ip))
+        return answers[-1]
+
+    write_notebook("01_data", "data = 'auto'", "1 + 1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(LocalPortCache, "find_available_port", busy_at_first)
+        assert runner.main(["01_data", "--data", "digits"]) == 0
+    assert len(answers) > 5, "a kernel has five ports"
 
 
 def test_a_bad_choice_stops_before_the_first_notebook(runner, capsys):

@@ -24,11 +24,15 @@ def test_every_cell_can_be_run_twice(path, tmp_path, monkeypatch):
     client.execute()
     wrong = []
     for once, again in zip(notebook.cells[::2], notebook.cells[1::2], strict=True):
-        key = (path.stem, once.source.removeprefix("# NBVAL_CHECK_OUTPUT\n").partition("\n")[0])
+        key = (path.stem, once.source.partition("\n")[0])
         outputs = [output for cell in (once, again) for output in cell.outputs]
         errors = [output.evalue or output.ename for output in outputs if output.output_type == "error"]
         if errors and (len(errors) > 1 or MEANT_TO_FAIL.get(key, "never") not in errors[0]):
             wrong.append((once.source, errors))
-        if "NBVAL_CHECK_OUTPUT" in once.source and key not in MEANT_TO_FAIL and printed(once) != printed(again):
+        if (
+            "nbval-check-output" in once.metadata.get("tags", [])
+            and key not in MEANT_TO_FAIL
+            and printed(once) != printed(again)
+        ):
             wrong.append((once.source, printed(once), printed(again)))
     assert not wrong
