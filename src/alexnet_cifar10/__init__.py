@@ -6,6 +6,8 @@ notebook/ (what only notebooks call). Imports run one way: notebook/, then the c
 """
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -27,3 +29,10 @@ def named_folder(variable: str) -> Path | None:
     if value[:1] in ("'", '"'):
         raise ValueError(f"{variable} = {value}: set it without the quotes.")
     return project_root() / Path(value).expanduser() if value else None
+
+
+def say(text: str) -> None:
+    """Print, and stop no work by it: letters that a console lacks become escapes, and one that is gone is no error."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with suppress(OSError, ValueError):  # a pipe whose reader has ended, a full disk, a closed file
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -18,7 +18,7 @@ from alexnet_cifar10.device import autocast, autocast_dtype, deterministic, memo
 from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.optim import make_optimizer, make_schedule
 from alexnet_cifar10.recipes import Recipe
-from alexnet_cifar10.runs import TrainingError, TrainingRun, machine
+from alexnet_cifar10.runs import TrainingError, TrainingRun, here_and_now
 
 
 def train(
@@ -32,17 +32,16 @@ def train(
     finite, and `CheckpointError` for its files.
     """
     device = next(model.parameters()).device
-    model.to(memory_format=memory_format(device))
     precision = autocast_dtype(device) if recipe.autocast else torch.float32
-    optimizer = make_optimizer(model, recipe, precision)
-    schedule = make_schedule(optimizer, recipe, steps=recipe.epochs * len(train_loader))
-    scaler = GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
-    monitor = Monitor(recipe.patience)
-    state = {"model": model, "optimizer": optimizer, "scheduler": schedule, "scaler": scaler, "monitor": monitor}
-    by_step = schedule if recipe.schedule == "one-cycle" else None
-
-    used = _what_is_used(recipe, model, train_loader, valid_loader, precision)
-    with run.recording(used, state), deterministic(device):
+    with run.recording(), deterministic(device):
+        run.begin(_made_of(recipe, model, train_loader, valid_loader), here_and_now(device, precision))
+        model.to(memory_format=memory_format(device))
+        optimizer = make_optimizer(model, recipe, precision)
+        schedule = make_schedule(optimizer, recipe, steps=recipe.epochs * len(train_loader))
+        scaler = GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
+        monitor = Monitor(recipe.patience)
+        by_step = schedule if recipe.schedule == "one-cycle" else None
+        run.load({"model": model, "optimizer": optimizer, "scheduler": schedule, "scaler": scaler, "monitor": monitor})
         while len(run.history) < recipe.epochs and not monitor.should_stop:
             epoch, began, lr = len(run.history) + 1, time.perf_counter(), optimizer.param_groups[0]["lr"]
             seed_everything(train_loader.seed, epoch)  # for dropout: a resumed run draws what one in one go draws
@@ -57,7 +56,7 @@ def train(
                 schedule.step(valid.loss)
             row = {"epoch": epoch, "train_loss": train_loss, "valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
             row |= {"lr": lr, "seconds": round(time.perf_counter() - began, 3)}
-            run.save(state, row, is_best=monitor.best_epoch == epoch, trigger=monitor.trigger)
+            run.save(row, is_best=monitor.best_epoch == epoch, trigger=monitor.trigger)
 
 
 def train_one_epoch(
@@ -138,22 +137,17 @@ def _refuse_unless_finite(value: float, what: str) -> None:
         raise TrainingError(f"the {what} is {value}, not a finite number. A lower learning_rate often helps.")
 
 
-def _what_is_used(
-    recipe: Recipe, model: nn.Module, train_loader: DeviceLoader, valid_loader: DeviceLoader, precision: torch.dtype
+def _made_of(
+    recipe: Recipe, model: nn.Module, train_loader: DeviceLoader, valid_loader: DeviceLoader
 ) -> dict[str, Any]:
-    """For `run.json`: the recipe, with the values of the very loader and model that are trained with, and where."""
+    """For `run.json`: the recipe, with the values of the very loader and model that are trained with."""
     images = len(train_loader.labels)
     if train_loader.batch_size > images:
         raise TrainingError(f"batch_size = {train_loader.batch_size}: there are only {images} training images.")
     dropout = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
-    device, computed_in = next(model.parameters()).device, str(precision).removeprefix("torch.")
-    if device.type == "cuda" and precision == torch.float32 and torch.backends.cudnn.allow_tf32:
-        computed_in += " (convolutions in TF32 where the card has it)"
     return {
         "recipe": {**recipe.as_record(), **{key: getattr(train_loader, key) for key in MADE_WITH}, "dropout": dropout},
         "seed": train_loader.seed,
         "train_images": images,
         "valid_images": len(valid_loader.labels),
-        "machine": machine(device),
-        "precision": computed_in,
     }

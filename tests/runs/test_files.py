@@ -6,7 +6,10 @@ import os
 import pickle
 import shutil
 import zipfile
+from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -174,8 +177,16 @@ UNREADABLE = {
     "one bit flipped": lambda weights, trap: one_bit_flipped(saved(weights)),
     "zip of something else": lambda weights, trap: zip_of_something_else(),
     "crafted pickle": lambda weights, trap: pickle.dumps(trap, protocol=2),
-    "crafted checkpoint": lambda weights, trap: saved({**weights, "linear2.bias": trap}),
-    "whole pickled model": lambda weights, trap: saved(AlexNet()),
+}
+
+# What else a file may hold, and how it is named.
+OTHERS = {
+    "whole pickled model": (lambda weights, trap: AlexNet(), "alexnet_cifar10.model.AlexNet"),
+    "another whole model": (lambda weights, trap: {"net": torch.nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear"),
+    "options": (lambda weights, trap: {"model": weights, "args": Namespace(lr=0.1)}, "argparse.Namespace"),
+    "accuracy of NumPy": (lambda weights, trap: {"model": weights, "acc": np.float64(0.9)}, "numpy.*scalar"),
+    "folder": (lambda weights, trap: {"model": weights, "from": Path("data")}, "pathlib.*Path"),
+    "trap": (lambda weights, trap: {**weights, "linear2.bias": trap}, "(posix|nt).mkdir"),
 }
 
 
@@ -184,6 +195,17 @@ def test_a_file_that_is_no_checkpoint_gives_one_sentence_and_runs_nothing(kind, 
     file.write_bytes(UNREADABLE[kind](weights, trap))
     for load in (load_checkpoint, load_state):
         with pytest.raises(CheckpointError, match="is damaged, or it is another kind of file") as refusal:
+            load(file)
+        assert str(file) in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not os.path.exists(trap.path)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_else_a_file_holds_is_named_and_how_to_save_weights_is_said(kind, file, weights, trap):
+    make, named = OTHERS[kind]
+    file.write_bytes(saved(make(weights, trap)))
+    for load in (load_checkpoint, load_state):
+        with pytest.raises(CheckpointError, match=f"holds {named}, .* torch.save\\(model.state_dict\\(\\), ") as refusal:
             load(file)
         assert str(file) in str(refusal.value) and "\n" not in str(refusal.value)
     assert not os.path.exists(trap.path)
@@ -258,9 +280,22 @@ def test_weights_in_a_usual_wrapper_are_accepted(kind, file, weights):
     assert equal(load_checkpoint(file), weights)
 
 
-def test_two_models_in_one_file_are_refused_by_their_names(file, weights):
-    file.write_bytes(saved({"model": weights, "ema": weights}))
-    with pytest.raises(CheckpointError, match="holds 2 models, model, ema: save one of them alone"):
+TWO_MODELS = {
+    "model, ema": lambda weights: {"model": weights, "ema": weights},
+    "first.model, second.model": lambda weights: {"first": {"model": weights}, "second": {"model": weights}},
+    "module, ema": lambda weights: {**with_prefix("module.")(weights), **with_prefix("ema.")(weights)},
+    "the file itself, ema": lambda weights: {**weights, "ema": weights},
+    "the file itself, teacher": lambda weights: {**weights, **with_prefix("teacher.")(weights)},
+    "state_dict.student, state_dict.teacher": lambda weights: {
+        "state_dict": {**with_prefix("student.")(weights), **with_prefix("teacher.")(weights)}
+    },
+}
+
+
+@pytest.mark.parametrize("names", TWO_MODELS)
+def test_two_models_in_one_file_are_refused_by_their_names(names, file, weights):
+    file.write_bytes(saved(TWO_MODELS[names](weights)))
+    with pytest.raises(CheckpointError, match=rf"holds several models \({names}\): save one of them alone"):
         load_checkpoint(file)
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from alexnet_cifar10 import say
 from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import ImageSet, stratified_split
 from alexnet_cifar10.device import seed_everything
@@ -21,7 +22,7 @@ def find_or_train_run(images: ImageSet, device: torch.device, run_name: str | No
     recipe = choose_recipe("classic", epochs=epochs)
     train_loader = training_batches(images.train, train_indices[:count], recipe, device=device)
     valid_loader = DeviceLoader(images.train, valid_indices[: count // 4], batch_size=250, device=device)
-    print(
+    say(
         f"There is no run on {images.provenance.name} yet, so a short one is trained now (epochs: {epochs}, "
         f"{len(train_loader.labels)} images): enough to go on, not to be good. For a real one, run 04_train."
     )

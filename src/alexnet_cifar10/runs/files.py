@@ -3,10 +3,13 @@
 import errno
 import io
 import os
+import re
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(partial, folder / ".saving")
+        _replace(partial, folder / ".saving")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -47,14 +50,27 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     settle(folder)
 
 
-def settle(folder: Path) -> None:
+def settle(folder: Path, patience: float = 2) -> None:
     """Finish what a `write_together` that was killed had begun; another process may do the same meanwhile."""
     saving = folder / ".saving"
     for path in saving.glob("*") if not saving.is_symlink() else ():
-        with suppress(FileNotFoundError, PermissionError):  # moved by another process; on Windows: being read
-            os.replace(path, folder / path.name)
-    with suppress(OSError):  # not there, or not empty
+        with suppress(FileNotFoundError):  # moved by another process
+            _replace(path, folder / path.name, patience)
+    with suppress(OSError):  # not there
         saving.rmdir()
+
+
+def _replace(source: Path, target: Path, patience: float = 2) -> None:
+    """`os.replace`, tried for some seconds: Windows refuses it while another program has the file open."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError as error:
+            if time.monotonic() >= deadline:
+                hint = "close the program that has it open, and go on with resume = True."
+                raise CheckpointError(f"{target} cannot be replaced ({error.strerror}): {hint}") from error
+            time.sleep(0.05)
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
@@ -77,23 +93,28 @@ def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path) -> None:
 def load_state(path: Path) -> Any:
     """Load tensors and plain values onto the CPU: no code runs.
 
-    Raises `CheckpointError` for a file that is not there, is of another kind, is not packed as PyTorch packs it, or has
-    a single bit changed.
+    Raises `CheckpointError` for a file that is not there, holds anything else, is of another kind, is not packed as
+    PyTorch packs it, or has a single bit changed.
     """
     try:
         content = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as archive:  # not so what PyTorch wrote before 1.6, without checksums
             files = archive.infolist()
-            if any(file.is_dir() or file.external_attr & 0x10 or file.compress_type for file in files):
-                raise zipfile.BadZipFile("folders, or compressed: PyTorch packs nothing so")
-            if len({file.filename for file in files}) < len(files) or sum(f.file_size for f in files) > len(content):
-                raise zipfile.BadZipFile("doubles: PyTorch packs nothing so")
+            odd = any(file.is_dir() or file.external_attr & 0x10 or file.compress_type for file in files)
+            doubles = len({file.filename for file in files}) < len(files)
+            if odd or doubles or sum(file.file_size for file in files) > len(content):
+                raise zipfile.BadZipFile("PyTorch packs nothing so")
             if damaged := archive.testzip():  # PyTorch writes checksums, and does not look at them
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist.") from error
     except Exception as error:  # a damaged file raises nearly anything: RuntimeError, EOFError, KeyError, ...
+        if other := re.search(r"GLOBAL ([\w.]{1,80})", str(error)):  # so PyTorch names the type or function
+            raise CheckpointError(
+                f"{path} holds {other[1]}, and only tensors and plain values are loaded, for anything else can run code. "
+                "Where the file was made, save the weights alone: torch.save(model.state_dict(), ...)."
+            ) from error
         raise CheckpointError(
             f"{path} cannot be loaded as tensors and plain values: it is damaged, or it is another kind of file "
             f"({type(error).__name__})."
@@ -109,9 +130,9 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     content = load_state(path)
     refused, expected = f"{path} is not an AlexNet of this tutorial: ", AlexNet().state_dict()
-    found = dict(_state_dicts(content, next(iter(expected)), "the file itself"))
+    found = dict(islice(_state_dicts(content, next(iter(expected))), 9))
     if len(found) > 1:
-        raise CheckpointError(f"{path} holds {len(found)} models, {', '.join(found)}: save one of them alone.")
+        raise CheckpointError(f"{path} holds several models ({', '.join(found)}): save one of them alone.")
     state_dict = next(iter(found.values()), dict(content) if isinstance(content, Mapping) else {})
     missing, unexpected = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
     if missing or unexpected:
@@ -128,16 +149,18 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     return state_dict
 
 
-def _state_dicts(content: Any, first_key: str, name: str, depth: int = 4) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and content of each dictionary in which a key ends with `first_key`: all with its prefix, without it."""
+def _state_dicts(content: Any, first_key: str, name: str = "", depth: int = 4) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of each model in a dictionary and those in it.
+
+    Where a key ends with `first_key`, a model is all that has the prefix of that key, without it.
+    """
     if not isinstance(content, Mapping) or depth == 0:
         return
-    prefix = next((str(key).removesuffix(first_key) for key in content if str(key).endswith(first_key)), None)
-    if prefix is not None:
-        keys = [key for key in content if str(key).startswith(prefix)]
-        yield name, {str(key).removeprefix(prefix): content[key] for key in keys}
+    for prefix in (str(key).removesuffix(first_key) for key in content if str(key).endswith(first_key)):
+        weights = {str(key).removeprefix(prefix): content[key] for key in content if str(key).startswith(prefix)}
+        yield f"{name}{prefix}".rstrip(".") or "the file itself", weights
     for key, value in content.items():
-        yield from _state_dicts(value, first_key, str(key), depth - 1)
+        yield from _state_dicts(value, first_key, f"{name}{key}.", depth - 1)
 
 
 def _describe(value: Any) -> str:

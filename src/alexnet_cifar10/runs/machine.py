@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
+def here_and_now(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
+    """When, where, in which precision and with which code a run is trained."""
+    computed_in = str(precision).removeprefix("torch.")
+    if device.type == "cuda" and precision == torch.float32 and torch.backends.cudnn.allow_tf32:
+        computed_in += " (convolutions in TF32 where the card has it)"
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"started": started, "machine": machine(device), "precision": computed_in, "git_commit": git_commit()}
+
+
 def describe_machine(found: dict[str, Any]) -> str:
     """One line from `machine(device)`."""
     parts = (found["accelerator"], found["processor"], f"{found['threads']} threads", found["system"])
@@ -40,7 +50,7 @@ def git_commit() -> str | None:
     """The commit that this package's files are of, with `+changes` if they differ from it; None outside of a clone."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent.parent), *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-PROGRESS = ("About ", "Epoch ", "Finished ", "Stopped: ")  # how the lines begin that are printed below
+from alexnet_cifar10 import say
+
+PROGRESS = ("Epoch ", "Finished ", "Stopped: ")  # how the lines begin that are printed below
 
 # TensorBoard's charts: who writes, under which name, which column of history.csv. One name from two writers is one
 # chart with two lines. "by epoch" heads a group of charts; nothing else in the page tells what it calls "Step". The
@@ -30,14 +32,12 @@ class Report:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self.epochs, self.images = record["recipe"]["epochs"], record["train_images"]
-        # validation is a forward pass only: about a third of the work per image
-        self.images_of_an_epoch = self.images + record["valid_images"] / 3
-        self.rate, self.estimated, self.show = 0.0, False, _status_line()
+        recipe = record["recipe"]
+        self.epochs, self.images = recipe["epochs"], record["train_images"]
+        self.rate, self.show = 0.0, _status_line()
         shutil.rmtree(folder, ignore_errors=True)  # history.csv holds all that is shown: no point is there twice
         self.writers = {half: SummaryWriter(folder / half) for half in ("train", "valid")}
         # The tab HParams: what each run was, beside what it reached. As numbers they would be 16.000 and 0.0010000.
-        recipe = record["recipe"]
         shown = {"recipe": recipe["name"], **{key: str(recipe[key]) for key in ("batch_size", "learning_rate")}}
         experiment, start, _ = hparams(shown, {chart: None for writer, chart, _ in CURVES if writer == "valid"})
         for summary in (experiment, start):
@@ -53,18 +53,10 @@ class Report:
             yield images, labels
             now, seen = time.perf_counter(), seen + len(labels)
             self.rate = seen / (now - began)
-            if now - shown < 1:
-                continue
-            shown, left = now, _duration((self.images - seen) / self.rate)
-            self.show(f"epoch {epoch}: {seen / self.images:4.0%} of it, {self.rate:.0f} images/s, {left} to validation")
-            if not self.estimated and now - began > 10:
-                self.estimated, seconds = True, self.images_of_an_epoch / self.rate
-                print(
-                    f"About {_duration(seconds)} per epoch on this machine, at most "
-                    f"{_duration(seconds * (self.epochs - epoch + 1))} in all. Stop whenever you like: the best model "
-                    "is kept.",
-                    flush=True,
-                )
+            if now - shown > 1:
+                shown, left = now, _duration((self.images - seen) / self.rate)
+                done = f"{seen / self.images:4.0%} of epoch {epoch} of {self.epochs}"
+                self.show(f"{done}, {self.rate:.0f} images/s, {left} to validation")
 
     def add(self, row: dict[str, float], trigger: int = 0) -> None:
         """One epoch: its line, and its points in TensorBoard."""
@@ -72,34 +64,31 @@ class Report:
             self.writers[writer].add_scalar(chart, row[column], row["epoch"])
         for writer in self.writers.values():
             writer.flush()
-        print(
+        say(
             f"Epoch {row['epoch']:2d}/{self.epochs}  train loss {row['train_loss']:.3f}  "
             f"valid loss {row['valid_loss']:.3f}  valid accuracy {row['valid_accuracy']:.3f}  "
             f"lr {row['lr']:.0e}  {_duration(row['seconds'])}"
             + (f"  {self.rate:.0f} images/s" if self.rate else "")
-            + (f"  trigger {trigger}" if trigger else ""),
-            flush=True,
+            + (f"  trigger {trigger}" if trigger else "")
         )
 
-    def end(self, record: dict[str, Any], label: str) -> None:
-        """The last line, for a run that finished or was interrupted."""
-        result, name = record["result"], record["run_name"]
-        epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
-        self.show(f"{epochs} in {_duration(result['seconds'])}")
-        kept, best = "no epoch was completed yet", ""
-        if result["epochs"]:
-            best = f"best validation accuracy {result['best_valid_accuracy']:.3f} in epoch {result['best_epoch']}"
-            kept = f"what {epochs} gave is kept ({best})"
-        if record["status"] == "interrupted":
-            print(f"Stopped: {kept}. To go on: resume = True with run_name = {name!r}.")
-        elif record["status"] == "finished":
-            early = "early, the validation loss no longer falls"
-            why = early if result["stopped_early"] else "all its epochs are done"
-            print(f"Finished ({why}): {best}. {label}; run {name!r}.")
-
     def close(self) -> None:
+        self.show("The training has ended.")
         for writer in self.writers.values():
             writer.close()
+
+
+def last_words(record: dict[str, Any], label: str, no_longer_falls: bool) -> str:
+    """The last line of a run that finished or was interrupted; `label` says which images its numbers are about."""
+    result, name = record["result"], record["run_name"]
+    best = f"best validation accuracy {result['best_valid_accuracy'] or 0:.3f} in epoch {result['best_epoch']}"
+    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
+    kept = f"what {epochs} gave is kept ({best})" if result["epochs"] else "no epoch was completed yet"
+    if record["status"] == "interrupted":
+        return f"Stopped: {kept}. To go on: resume = True with run_name = {name!r}."
+    why = "early" if result["stopped_early"] else "all its epochs are done"
+    why += ", the validation loss no longer falls" if no_longer_falls else ""
+    return f"Finished ({why}): {best}. {label}; run {name!r}."
 
 
 def _duration(seconds: float) -> str:
