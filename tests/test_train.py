@@ -124,6 +124,15 @@ def test_a_run_with_the_originals_losses_is_the_originals_run(start, monkeypatch
     assert "best validation accuracy 0.874 in epoch 22" in printed
 
 
+def test_a_run_that_stops_early_in_its_last_epoch_says_that_more_epochs_change_nothing(start, monkeypatch, capsys):
+    results = iter([SimpleNamespace(loss=loss, accuracy=0.5) for loss in (1, 2)])
+    monkeypatch.setattr(training, "evaluate", lambda *_: next(results))
+    for epochs, why in ((2, "all its epochs are done, the validation"), (5, "early, the validation")):
+        run = start(epochs=epochs, patience=0, resume=True)
+        assert f"Finished ({why} loss no longer falls): best" in capsys.readouterr().out
+        assert len(run.read_history()) == 2
+
+
 losses = st.floats(0, 10) | st.sampled_from([0.5, 0.5 * (1 - 1e-5), 0.5 * (1 - 1e-3)])  # equal and nearly equal ones
 results = st.lists(st.tuples(losses, st.sampled_from([0, 0.1, 0.5, 0.501, 1])), min_size=1, max_size=60)
 no_hurry = settings(deadline=None, derandomize=True, database=None)

@@ -95,6 +95,12 @@ FOREIGN = [
     json.dumps(record(result={"epochs": 1, "best_epoch": "1"})),
     json.dumps(record(result=None)),
     json.dumps(record(number=-1)),
+    json.dumps(record(data={"dataset": "cifar10", "label": None})),
+    json.dumps(record(machine={"processor": "x"})),
+    json.dumps(record(machine={**machine(torch.device("cpu")), "processor": ["x"]})),
+    json.dumps(record(machine={**machine(torch.device("cpu")), "versions": {}})),
+    json.dumps(record(result={"epochs": 1, "best_epoch": 1, "best_valid_accuracy": None})),
+    json.dumps(record(resumed=5)),
     '{"number": ' + "9" * 4300 + "}",
     "[" * 100_000 + "]" * 100_000,
 ]
@@ -112,6 +118,28 @@ def test_folders_that_are_no_runs_are_passed_over_by_name_and_refused_by_name(wr
     assert "Passed over: the run 'foreign': its run.json" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match=r"the run 'foreign': its run\.json.* is missing or damaged"):
         find_run("cifar10", "foreign")
+
+
+@pytest.mark.parametrize("table", [None, "", "epoch,train_loss,valid_loss,valid_accuracy,lr,seconds\n", "a;b\n1;2\n"])
+def test_a_run_whose_table_lacks_epochs_is_passed_over_by_name_until_it_goes_on(table, start, capsys):
+    """Somebody saved it with Excel, or emptied it."""
+    ours, damaged = start(run_name="ours"), start(run_name="damaged")
+    before = damaged.history_csv.read_bytes()
+    damaged.history_csv.unlink()
+    if table is not None:
+        damaged.history_csv.write_text(table)
+    assert find_run("digits").path == ours.path
+    assert "Passed over: the run 'damaged': its history.csv " in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="the run 'damaged': its history.csv (lacks epochs|is damaged)"):
+        find_run("digits", "damaged")
+    start(run_name="damaged", resume=True)
+    assert damaged.history_csv.read_bytes() == before and find_run("digits").path == damaged.path
+
+
+def test_a_record_whose_best_epoch_is_not_in_the_table_is_passed_over(make_run, capsys):
+    ours = make_run("ours")
+    make_run("odd", number=2, result={"epochs": 1, "best_epoch": 2, "best_valid_accuracy": 0.5})
+    assert find_run("cifar10").path == ours.path and "Passed over: the run 'odd'" in capsys.readouterr().out
 
 
 def test_a_run_can_be_named(make_run):

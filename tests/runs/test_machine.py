@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from alexnet_cifar10.runs import describe_machine, machine
 from alexnet_cifar10.runs.machine import git_commit
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "alexnet_cifar10"
-ASK = "from alexnet_cifar10.runs.machine import git_commit; print(git_commit())"
+ASK = """
+import sys
+from alexnet_cifar10.runs.machine import git_commit
+for _ in sys.stdin:
+    print(git_commit(), flush=True)
+"""
 
 
 def test_one_line_says_what_machine_this_is():
@@ -51,23 +57,35 @@ def git(tmp_path):
     return git
 
 
-def commit_of_the_copy_in(folder):
-    """What the package's copy in `folder` says, asked from a kernel that runs elsewhere."""
+@contextmanager
+def a_kernel_with(folder):
+    """A function that asks the package's copy in `folder`, in a process that runs elsewhere."""
     command, environment = [sys.executable, "-c", ASK], os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=Path.home(), env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=Path.home(), env=environment, text=True, **pipes) as process:
+
+        def ask():
+            process.stdin.write("?\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        yield ask
 
 
 def test_the_commit_is_that_of_the_package_and_says_when_its_files_differ(tmp_path, git):
-    source = tmp_path / "src"
+    source, index = tmp_path / "src", tmp_path / ".git" / "index"
     shutil.copytree(PACKAGE, source / "alexnet_cifar10", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".gitignore").write_text("__pycache__\n")
-    assert commit_of_the_copy_in(source) == "None", "unpacked in a clone of something else"
-    git("add", ".")
-    git("commit", "-q", "-m", "second")
-    assert commit_of_the_copy_in(source) == git("rev-parse", "HEAD")
-    (tmp_path / "homework.txt").write_text("2\n")
-    assert commit_of_the_copy_in(source) == git("rev-parse", "HEAD"), "its own files are what they were"
     model = source / "alexnet_cifar10" / "model.py"
-    model.write_text(model.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-    assert commit_of_the_copy_in(source) == git("rev-parse", "HEAD") + "+changes"
+    with a_kernel_with(source) as commit:
+        assert commit() == "None", "unpacked in a clone of something else"
+        git("add", ".")
+        git("commit", "-q", "-m", "second")
+        assert commit() == git("rev-parse", "HEAD")
+        (tmp_path / "homework.txt").write_text("2\n")
+        model.touch()
+        before = index.read_bytes()
+        assert commit() == git("rev-parse", "HEAD"), "its own files are what they were"
+        assert index.read_bytes() == before, "to ask must not get in the way of a commit that is made meanwhile"
+        model.write_text(model.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+        assert commit() == git("rev-parse", "HEAD") + "+changes"

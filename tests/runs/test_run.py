@@ -1,8 +1,12 @@
 """The run folder: what is kept, resumed, refused, found again."""
 
+import io
 import os
 import re
+from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +17,9 @@ from torch import nn
 from alexnet_cifar10 import train as training
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.recipes import CLASSIC, FAST
-from alexnet_cifar10.runs import CheckpointError, Run, TrainingError, find_run, here_and_now, load_state
+from alexnet_cifar10.runs import CheckpointError, Run, TrainingError, find_run, here_and_now, is_run_name, load_state
+from alexnet_cifar10.runs import files as files_module
+from alexnet_cifar10.runs import run as runs_module
 from alexnet_cifar10.runs.files import to_bytes
 from alexnet_cifar10.runs.report import CURVES, Report
 
@@ -61,6 +67,82 @@ def test_ctrl_c_while_a_file_is_written_counts_the_epochs_that_are_kept(count, s
     assert result["best_valid_accuracy"] == history[result["best_epoch"] - 1]["valid_accuracy"]
     resumed = start(epochs=3, resume=True)
     assert_identical(resumed, start(epochs=3, run_name="undisturbed"))
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["new", "going on"])
+@pytest.mark.parametrize("where", ["here_and_now", "make_optimizer", "Report"])
+def test_ctrl_c_before_the_first_step_ends_as_calmly_as_later(where, resume, start, monkeypatch, capsys):
+    """Imports and large files take their time: that is when somebody sees what was forgotten."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    if resume:
+        start(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module if where == "Report" else training, where, stop)
+        run = start(epochs=2, resume=resume)
+    assert "Stopped" in capsys.readouterr().out
+    assert len(run.read_history()) == resume
+    if where == "Report":
+        assert run.read_record()["status"] == "interrupted"
+    assert_identical(start(epochs=2, resume=True), start(epochs=2, run_name="undisturbed"))
+
+
+def held_open(name, monkeypatch, tries):
+    """As on Windows, where a file that Excel shows cannot be replaced: so many times, on a clock that needs no time."""
+    now, refused, replace_file = [0.0], [], os.replace
+
+    def replace_if_closed(source, target):
+        if Path(target).name == name and Path(target).exists() and len(refused) < tries:
+            refused.append(target)
+            raise PermissionError(13, "Access is denied", str(source), None, str(target))
+        replace_file(source, target)
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(os, "replace", replace_if_closed)
+    monkeypatch.setattr(files_module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    return now
+
+
+@pytest.mark.parametrize("name", ["history.csv", "run.json", "last_checkpoint.pth"])
+def test_a_file_that_another_program_has_open_is_waited_for_and_then_named(name, start, uninterrupted, monkeypatch):
+    with monkeypatch.context() as patch:
+        held_open(name, patch, tries=5)
+        assert_identical(start(epochs=5), uninterrupted)
+    with monkeypatch.context() as patch:
+        now = held_open(name, patch, tries=10_000)
+        with pytest.raises(CheckpointError, match=rf"{name} cannot be replaced .* close the program that has it open"):
+            start(epochs=5, run_name="second")
+        assert 2 <= now[0] < 10, "seconds that were waited, also to write down the end"
+    assert_identical(start(epochs=5, run_name="second", resume=True), uninterrupted)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp949", None], ids=["ascii", "cp949", "closed"])
+def test_a_console_without_the_letters_of_a_name_stops_no_training(encoding, start):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding or "ascii")
+    if encoding is None:
+        console.close()
+    with redirect_stdout(console):
+        run = start(run_name="학습 ñ")
+    assert run.read_record()["status"] == "finished"
+    if encoding:
+        console.seek(0)
+        assert r"run '\ud559\uc2b5 \xf1'" in console.read() or encoding == "cp949"
+
+
+@pytest.mark.parametrize("name", ["", "NUL", "con", "COM1", "lpt¹", "aux.txt", "prn .tar.gz", "run.", "run ", "../run"])
+def test_a_name_that_some_system_does_not_take_is_refused_with_the_reason(name, start, runs):
+    with pytest.raises(TrainingError, match="is not one plain folder name .*Windows keeps for itself"):
+        start(run_name=name)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("name", ["console", "nullify", "com10", "auxiliary.txt", "a.con"])
+def test_a_name_that_only_begins_like_one_of_windows_is_fine(name):
+    assert is_run_name(name)
 
 
 def test_more_epochs_go_on_and_tensorboard_has_no_point_twice(start, uninterrupted):
@@ -206,8 +288,9 @@ def test_whatever_ends_a_run_is_written_down(error, start, monkeypatch, runs):
     record = Run(runs / "run").read_record()
     assert record["status"] == "failed" and record["error"].startswith(type(error).__name__)
     assert record["result"]["epochs"] == len(Run(runs / "run").read_history()) == 2
-    run = start(epochs=3, resume=True)
-    assert run.read_record()["status"] == "finished" and "error" not in run.read_record()
+    for epochs in (2, 3):  # with nothing left to do, and with an epoch to go
+        run = start(epochs=epochs, resume=True)
+        assert run.read_record()["status"] == "finished" and "error" not in run.read_record()
 
 
 @pytest.mark.parametrize(
