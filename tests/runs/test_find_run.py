@@ -84,6 +84,32 @@ def test_a_folder_that_nobody_else_may_open_is_passed_over(make_run, runs):
         os.seteuid(0)
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be two users")
+def test_two_users_train_in_one_folder_in_which_nobody_may_replace_the_files_of_others(start, runs):
+    """As /tmp is: everybody may add to it."""
+    runs.mkdir()
+    for folder in list(runs.parents)[:-2]:
+        folder.chmod(0o755)
+    runs.chmod(0o1777)
+    start(run_name="of root")
+    os.seteuid(65534)
+    try:
+        start(run_name="of nobody")
+        assert find_run("digits").name == "of nobody"
+    finally:
+        os.seteuid(0)
+
+
+def test_no_name_that_stands_in_a_file_says_where_to_write(start, runs):
+    run = start()
+    (runs / "latest").write_text("../../outside\n")
+    (run.path / "run.json").write_text(json.dumps(run.read_record() | {"run_name": "../../outside"}))
+    resumed = start(run_name=None, epochs=2, resume=True)
+    assert resumed.path == run.path and resumed.read_record()["run_name"] == "run"
+    assert {path.name for path in runs.iterdir()} == {"run", "latest"}
+    assert not (runs.parent.parent / "outside").exists()
+
+
 FOREIGN = [
     None,
     "",
