@@ -14,7 +14,7 @@ from typing import Any
 from alexnet_cifar10.data import SOURCES
 from alexnet_cifar10.device import available_devices
 from alexnet_cifar10.recipes import RECIPES
-from alexnet_cifar10.runs import is_run_name
+from alexnet_cifar10.runs.run import RUN_NAME, is_run_name
 
 
 class ParameterError(ValueError):
@@ -63,7 +63,6 @@ def _rule(name: str, value: Any) -> tuple[bool, str]:
     """Whether a parameter may have this value, and in words what it may have."""
     none, whole, real = value is None, type(value) is int, type(value) in (int, float)  # True is an int for isinstance
     digits, own = "in digits only", "or None for the recipe's own"
-    folder = "one plain folder name (letters, digits, _, between them spaces . , + = -; at most 80; not notebooks)"
     devices = ["auto", *available_devices()] if name == "device" else []  # to ask wakes the GPU
     return {
         "data": (value in SOURCES, f"one of {', '.join(SOURCES)}"),
@@ -75,6 +74,6 @@ def _rule(name: str, value: Any) -> tuple[bool, str]:
         "patience": (none or (whole and 0 <= value <= 10_000), f"a whole number from 0 to 10000, {digits}, {own}"),
         "device": (str(value) in devices, f"one of {', '.join(devices)} on this machine"),  # or the torch.device itself
         "seed": (whole and 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}, {digits}"),
-        "run_name": (none or is_run_name(value), f"{folder}, or None"),
+        "run_name": (none or is_run_name(value), f"{RUN_NAME}, or None"),
         "resume": (type(value) is bool, "True or False, with a capital letter"),
     }[name]

@@ -50,27 +50,26 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     settle(folder)
 
 
-def settle(folder: Path, patience: float = 2) -> None:
+def settle(folder: Path, tries: int = 40) -> None:
     """Finish what a `write_together` that was killed had begun; another process may do the same meanwhile."""
     saving = folder / ".saving"
     for path in saving.glob("*") if not saving.is_symlink() else ():
         with suppress(FileNotFoundError):  # moved by another process
-            _replace(path, folder / path.name, patience)
+            _replace(path, folder / path.name, tries)
     with suppress(OSError):  # not there
         saving.rmdir()
 
 
-def _replace(source: Path, target: Path, patience: float = 2) -> None:
-    """`os.replace`, tried for some seconds: Windows refuses it while another program has the file open."""
-    deadline = time.monotonic() + patience
-    while True:
+def _replace(source: Path, target: Path, tries: int = 40) -> None:
+    """`os.replace`, tried for two seconds: Windows refuses it while another program has the file open."""
+    for _ in range(tries):
         try:
             return os.replace(source, target)
-        except PermissionError as error:
-            if time.monotonic() >= deadline:
-                hint = "close the program that has it open, and go on with resume = True."
-                raise CheckpointError(f"{target} cannot be replaced ({error.strerror}): {hint}") from error
+        except PermissionError:
             time.sleep(0.05)
+    raise CheckpointError(
+        f"{target} cannot be replaced: close the program that has it open, and go on with resume = True."
+    )
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
@@ -110,15 +109,12 @@ def load_state(path: Path) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist.") from error
     except Exception as error:  # a damaged file raises nearly anything: RuntimeError, EOFError, KeyError, ...
-        if other := re.search(r"GLOBAL ([\w.]{1,80})", str(error)):  # so PyTorch names the type or function
-            raise CheckpointError(
-                f"{path} holds {other[1]}, and only tensors and plain values are loaded, for anything else can run code. "
-                "Where the file was made, save the weights alone: torch.save(model.state_dict(), ...)."
-            ) from error
-        raise CheckpointError(
-            f"{path} cannot be loaded as tensors and plain values: it is damaged, or it is another kind of file "
-            f"({type(error).__name__})."
-        ) from error
+        other = re.search(r"GLOBAL ([\w.]{1,80})", str(error))  # so PyTorch names a type or function
+        why = f"it is damaged, or it is another kind of file ({type(error).__name__})."
+        if other:
+            hint = "Where it was made, save the weights alone: torch.save(model.state_dict(), ...)."
+            why = f"it holds {other[1]}, and what is neither can run code. {hint}"
+        raise CheckpointError(f"{path} cannot be loaded as tensors and plain values: {why}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:

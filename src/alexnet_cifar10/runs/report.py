@@ -14,9 +14,8 @@ from alexnet_cifar10 import say
 PROGRESS = ("Epoch ", "Finished ", "Stopped: ")  # how the lines begin that are printed below
 
 # TensorBoard's charts: who writes, under which name, which column of history.csv. One name from two writers is one
-# chart with two lines. "by epoch" heads a group of charts; nothing else in the page tells what it calls "Step". The
-# rate is not in that group, so that the two charts that matter stand first, side by side; their names are cut off if
-# longer.
+# chart with two lines. "by epoch" heads a group, and tells what the page calls "Step"; the rate is not in it, so that
+# the two charts that matter stand first, side by side. Longer names are cut off.
 CURVES = (
     ("valid", "by epoch/accuracy (0 to 1)", "valid_accuracy"),
     ("train", "by epoch/loss per image", "train_loss"),

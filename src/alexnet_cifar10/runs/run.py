@@ -73,13 +73,12 @@ class Run:
             record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
             data, result, recipe = record["data"], record["result"], record["recipe"]
             describe_machine(record["machine"])
-            whole = (record["number"], record["seed"], recipe["epochs"], result["epochs"], result["best_epoch"])
+            numbers = (record["number"], record["seed"], recipe["epochs"], result["epochs"], result["best_epoch"])
             others = (record["status"], data["dataset"], data["label"], record.get("resumed", []))
             kinds = [type(value) for value in (*others, result["best_valid_accuracy"])]
-            if kinds != [str, str, str, list, float if result["epochs"] else type(None)]:
+            as_written = kinds == [str, str, str, list, float if result["epochs"] else type(None)]
+            if not as_written or any(type(value) is not int or not 0 <= value < 2**53 for value in numbers):
                 raise TypeError("a value is of another kind")
-            if any(type(value) is not int or not 0 <= value < 2**53 for value in whole):
-                raise TypeError("a number is of another kind")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"the run {self.name!r}: its run.json, which says what was trained on what, is missing or damaged "
@@ -109,8 +108,8 @@ def find_run(dataset: str, name: str | None = None) -> Run | None:
             if isinstance(damaged, CheckpointError):
                 say(f"Passed over: {damaged}")
         good = [(run, record) for run, record in found.values() if isinstance(record, dict)]
-        numbered = {record["number"]: run for run, record in good if record["data"]["dataset"] == dataset}
-        return numbered[max(numbered)] if numbered else None
+        newest = {record["number"]: run for run, record in good if record["data"]["dataset"] == dataset}
+        return newest[max(newest)] if newest else None
     if name not in found:
         raise CheckpointError(f"run_name = {name!r}: there is no such run. Runs: {', '.join(found) or 'none yet'}.")
     run, record = found[name]
@@ -129,7 +128,7 @@ def _runs() -> Iterator[tuple[Run, dict[str, Any] | CheckpointError]]:
         try:
             record = run.read_record()
             with suppress(OSError):  # somebody else's
-                settle(path, patience=0)  # now, so that the history is at least of the record's epoch
+                settle(path, tries=1)  # now, so that the history is at least of the record's epoch
             if not record["result"]["best_epoch"] <= record["result"]["epochs"] <= len(run.read_history()):
                 raise CheckpointError(f"the run {run.name!r}: its history.csv lacks epochs that its run.json has.")
         except CheckpointError as error:
@@ -163,11 +162,11 @@ class TrainingRun(Run):
                     raise
                 with suppress(CheckpointError, OSError):  # the disk may be full: what matters is the first error
                     self._end("failed", error=f"{type(error).__name__}: {error}")
-                if not isinstance(error, TrainingError):
-                    raise
-                epochs = len(self.history)
-                kept = f"The checkpoints of epoch {epochs} are kept" if epochs else "No epoch was completed"
-                raise TrainingError(f"Run {self.name!r}, epoch {epochs + 1}: {error} {kept}.") from error
+                if isinstance(error, TrainingError):
+                    epochs = len(self.history)
+                    kept = f"The checkpoints of epoch {epochs} are kept" if epochs else "No epoch was completed"
+                    error.args = (f"Run {self.name!r}, epoch {epochs + 1}: {error} {kept}.",)
+                raise
 
     def begin(self, made_of: dict[str, Any], place: dict[str, Any]) -> None:
         """Hold the folder and begin the record, or read that of a run which goes on; refuse to overwrite or mix runs.
