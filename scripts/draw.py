@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -159,37 +160,67 @@ def stages() -> list[Stage]:
     return found
 
 
-def block(axis: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:
-    """A block in parallel projection, around (x, y)."""
-    slant = 0.3 * height
-    left, right = x - (width + slant) / 2, x + (width - slant) / 2
-    top, bottom = y - (height - slant) / 2, y + (height + slant) / 2
-    front = [(left, bottom), (right, bottom), (right, top), (left, top)]
-    upper = [front[3], front[2], (right + slant, top - slant), (left + slant, top - slant)]
-    side = [front[1], (right + slant, bottom - slant), (right + slant, top - slant), front[2]]
-    for face, fill in ((front, 0.75), (upper, 0.45), (side, 0.3)):
-        axis.add_patch(Polygon(face, facecolor=tint(colour, fill), edgecolor=INK, linewidth=0.8, joinstyle="round"))
+def ship() -> Image.Image:
+    """What is sent through the network: a picture of our own, of the size of a CIFAR-10 image."""
+    picture = Image.new("RGB", (32, 32), "#a9d0ea")
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 22, 31, 31), "#2c6a94")
+    pen.polygon(((2, 17), (29, 17), (25, 24), (6, 24)), "#b8402f")
+    pen.rectangle((9, 11, 21, 16), "#f6f2e6")
+    pen.rectangle((14, 4, 17, 10), "#333333")
+    return picture
+
+
+def fronts() -> dict[str, np.ndarray]:
+    """The picture, and behind each block that channel of a network before training which varies most."""
+    torch.manual_seed(0)
+    maps = {"image": np.array(ship())}
+    x = torch.from_numpy(maps["image"]).permute(2, 0, 1)[None] / 255
+    for name, part in AlexNet((0.0,) * 5).named_children():
+        if isinstance(part, nn.Sequential):
+            x = part(x).detach()
+            maps[name] = x[0, x[0].flatten(1).std(dim=1).argmax()].numpy()
+    return maps
+
+
+def block(axis: Axes, x: float, y: float, size: float, depth: float, colour: str, front: np.ndarray | None) -> None:
+    """A box whose square front, around (x, y), shows `front`; the channels lie behind it, towards the upper right."""
+    left, right, top, bottom = x - size / 2, x + size / 2, y - size / 2, y + size / 2
+    up = depth / 4
+    face = [(left, bottom), (right, bottom), (right, top), (left, top)]
+    upper = [(left, top), (right, top), (right + depth, top - up), (left + depth, top - up)]
+    side = [(right, bottom), (right + depth, bottom - up), (right + depth, top - up), (right, top)]
+    for corners, fill in ((face, 0.75), (upper, 0.55), (side, 0.35)):
+        edge = {"edgecolor": INK, "linewidth": min(0.8, size / 8), "joinstyle": "round"}
+        axis.add_patch(Polygon(corners, facecolor=tint(colour, fill), **edge))
+    if front is not None:
+        place = {"extent": (left, right, bottom, top), "aspect": "auto", "zorder": 2}
+        axis.imshow(front, cmap="Blues", interpolation="nearest", **place)
 
 
 def network() -> Figure:
-    rows, top = 76, 72
-    found = stages()
-    axis = paper(top + rows * len(found) + 4)
+    rows, top, wide = 76, 72, 2  # a pixel is this wide
+    found, pictures = stages(), fronts()
+    axis = paper(top + rows * len(found) + 58)
     total = spaced(sum(stage.parameters for stage in found))
     write(axis, 24, 34, f"AlexNet for 32×32 images: {total} parameters", TITLE, weight="bold")
     for i, stage in enumerate(found):
         y = top + rows * (i + 0.5)
         channels, side = (stage.shape + (1,))[:2]
         colour = GREY if i == 0 else BLUE if len(stage.shape) == 3 else ORANGE
-        height, width = 44 * (side / 32) ** 0.55, 8 + 92 * (channels / 512) ** 0.7
-        block(axis, 80, y, width, height, colour)
+        block(axis, 58, y, wide * side, wide * channels / 10, colour, pictures.get(stage.name))
         if i:
-            arrow(axis, (80, y - rows + 34), (80, y - 29))
-        write(axis, 160, y - 13, stage.name, family="monospace", weight="bold")
-        write(axis, 160, y + 14, ", ".join(stage.layers), SMALL, color=FAINT)
+            arrow(axis, (58, y - rows + 35), (58, y - 24))
+        write(axis, 176, y - 13, stage.name, family="monospace", weight="bold")
+        write(axis, 176, y + 14, ", ".join(stage.layers), SMALL, color=FAINT)
         below = f"{spaced(stage.parameters)} parameters" if i else "channels × height × width"
         write(axis, 776, y - 13, " × ".join(map(str, stage.shape)), ha="right", weight="bold")
         write(axis, 776, y + 14, below, SMALL, ha="right", color=FAINT)
+    note = (
+        "Drawn to scale: ten channels are as deep as a pixel is wide.\n"
+        "On the fronts: the picture, and one channel of what each block makes of it before training."
+    )
+    write(axis, 24, top + rows * len(found) + 12, note, SMALL, color=FAINT)
     return axis.figure
 
 

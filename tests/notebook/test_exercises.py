@@ -72,9 +72,19 @@ def convolve(image, weight, bias):
         for column in range(width):
             result[:, row, column] = (image[:, row : row + k, column : column + k] * weight).sum(dim=(1, 2, 3))
     return result  # the bias is forgotten
-def small_or_large(kernel, channels):
-    layers = kernel // 3  # as if the fields lay side by side
-    return {"layers": layers, "small": layers * 9 * channels**2, "large": kernel * kernel * channels**2}
+def find_kernel(images, answers):
+    kernel = torch.zeros(1, 1, 3, 3, requires_grad=True)
+    for _ in range(1000):
+        loss = ((torch.nn.functional.conv2d(images, kernel) - answers) ** 2).mean()
+        (gradient,) = torch.autograd.grad(loss, kernel)
+        kernel = (kernel - 0.2 * gradient).detach().requires_grad_()
+    return {"kernel": kernel.detach()[0, 0].round(decimals=1), "bias": 0.0}  # as if nothing were added
+def find_kernel(images, answers):
+    kernel = torch.zeros(1, 1, 3, 3, requires_grad=True)
+    for _ in range(1000):
+        ((torch.nn.functional.conv2d(images, kernel) - answers) ** 2).mean().backward()  # onto the gradients before
+        kernel.data -= 0.2 * kernel.grad
+    return {"kernel": kernel.detach()[0, 0].round(decimals=1), "bias": 0.0}
 def channel_means(features):
     return features.mean(dim=(1, 2))  # over channels and height, not over height and width
 def cross_entropy_by_hand(logits, labels):
