@@ -37,6 +37,7 @@ TRAINING = "04_train"
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     os.chdir(ROOT)
+    os.environ.pop("MPLBACKEND", None)  # the kernels would show no pictures
     asked = {"data": options.data or "auto", "recipe": options.recipe, "epochs": plain_value(options.epochs)}
     asked = {name: value for name, value in asked.items() if value is not None}
     try:
