@@ -28,14 +28,14 @@ def verdict(name, code, capsys):
 
 # Mistakes that a reader could make: at least one for each exercise, and wrong ideas that are right in many cases.
 WRONG = """
-def to_tensor_by_hand(array):
-    return torch.from_numpy(array).reshape(3, *array.shape[:2]) / 255
-def to_tensor_by_hand(array):
-    return torch.from_numpy(array).permute(2, 0, 1) / array.max()
+def read_record(record):
+    return record[1:].reshape(32, 32, 3)  # as if red, green and blue of a pixel stood side by side
+def read_record(record):
+    return record[:-1].reshape(3, 32, 32).transpose(1, 2, 0)  # the label is taken for a pixel
+def read_record(record):
+    return record[1:].reshape(3, 32, 32).transpose(2, 1, 0)  # rows and columns are exchanged
 def leaked(train_images, valid_images):
     return int((train_images[: len(valid_images)] == valid_images).all(axis=(1, 2, 3)).sum())
-def stratify_by_hand(targets, fraction):
-    return list(range(round(fraction * len(targets))))
 def group_split(groups, fraction):
     cut = round(fraction * len(groups))
     return {"train": list(range(cut, len(groups))), "valid": list(range(cut))}
@@ -48,10 +48,6 @@ def group_split(groups, fraction):
     return sides
 def to_picture(tensor):
     return (tensor.permute(1, 2, 0) * 255).to(torch.uint8).numpy()
-def brightest_class(data, targets):
-    return max(set(targets), key=lambda label: data[np.array(targets) == label].sum())
-def brightest_class(data, targets):
-    return targets[data.mean(axis=(1, 2, 3)).argmax()]
 def nearest(images, query):
     return int(((images - query) ** 2).sum(axis=(1, 2, 3)).argmin())
 def nearest(images, query):
@@ -165,10 +161,13 @@ def test_a_wrong_type_is_named_without_a_hint_about_values(capsys):
     assert said.endswith("gave a tuple; return a dictionary with the keys ['train', 'valid'].")
 
 
-@pytest.mark.parametrize("answer", ["np.array(['a'])", "['0', '5']", "[torch.ones(1, requires_grad=True)]", "10**400"])
+@pytest.mark.parametrize(
+    "answer", ["np.array(['a'])", "list('23456789')", "[torch.ones(1, requires_grad=True)]", "10**400"]
+)
 def test_an_answer_of_quite_another_kind_is_no_error(answer, capsys):
-    code = f"import numpy as np, torch\ndef stratify_by_hand(targets, fraction): return {answer}"
-    assert verdict("stratify_by_hand", code, capsys).startswith("Not yet: stratify_by_hand([0, 0")
+    sides = f'{{"train": {answer}, "valid": [0, 1]}}'
+    code = f"import numpy as np, torch\ndef group_split(groups, fraction): return {sides}"
+    assert verdict("group_split", code, capsys).startswith("Not yet: group_split(['ann', 'ann'")
 
 
 def test_another_name_and_an_error_are_said_in_words(capsys):

@@ -25,10 +25,10 @@ def _to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() / 255
 
 
-def to_tensor_by_hand() -> Cases:
+def read_record() -> Cases:
     for image in (_random(0), _random(1)):
-        yield (image,), _to_tensor(image), "Colour first, then height and width; values from 0 to 1."
-    yield (_random(2) // 2,), _to_tensor(_random(2) // 2), "Divide by 255, also where no pixel is bright."
+        record = np.concatenate([[7], image.transpose(2, 0, 1).reshape(-1)]).astype(np.uint8)
+        yield (record,), image, "Behind the label lie three planes of 32x32, red, green, blue; colour goes last."
 
 
 def leaked() -> Cases:
@@ -39,13 +39,6 @@ def leaked() -> Cases:
     yield (some, some[[5, 5, 1]]), 3, "Count validation images; one that is there twice counts twice."
     yield (some[[0, 0]], some[:1]), 1, "Count validation images, not pairs: this one is in training twice."
     yield (some, some[:, ::-1]), 0, "The same bytes in another order are another image."
-
-
-def stratify_by_hand() -> Cases:
-    yield ([0] * 5 + [1] * 5, 0.2), [0, 5], "Each class gives a fifth of its own images, here one."
-    yield ([1, 0, 1, 0, 1, 0, 1, 0], 0.5), [0, 1, 2, 3], "The first half of each class, sorted by index."
-    yield ([0] * 20 + [3] * 6, 0.3), [0, 1, 2, 3, 4, 5, 20, 21], "Round the number of each class: 1.8 becomes 2."
-    yield ([0] * 7, 0.2), [0], "Round to the nearest: 1.4 becomes 1."
 
 
 def group_split() -> Cases:
@@ -62,14 +55,6 @@ def to_picture() -> Cases:
     hint = "Colour last; and round before you make whole numbers, or some become one too small."
     for image in (_random(0), _random(1)):
         yield (_to_tensor(image) - 0.5 + 0.5,), image, hint  # with the errors of a computation
-
-
-def brightest_class() -> Cases:
-    images = _grey(10, 40, 10, 200, 10, 30)
-    yield (images, [2, 0, 2, 1, 2, 0]), 1, "Image 3 is by far the brightest, and its label is 1."
-    yield (images, [0, 1, 0, 0, 0, 2]), 0, "Image 3 lifts the mean of class 0, though the others are dark."
-    yield (images[[1, 0, 0, 5, 5, 5]], [4, 2, 2, 3, 3, 3]), 4, "Take means, not sums: many are not bright."
-    yield (images[[0] * 6 + [3, 1, 1]], [0] * 7 + [1, 1]), 1, "One bright image does not make its class bright."
 
 
 def nearest() -> Cases:
