@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from argparse import Namespace
@@ -285,7 +286,7 @@ TWO_MODELS = {
     "first.model, second.model": lambda weights: {"first": {"model": weights}, "second": {"model": weights}},
     "module, ema": lambda weights: {**with_prefix("module.")(weights), **with_prefix("ema.")(weights)},
     "the file itself, ema": lambda weights: {**weights, "ema": weights},
-    "the file itself, teacher": lambda weights: {**weights, **with_prefix("teacher.")(weights)},
+    "the file itself, \x1b[2Jteacher": lambda weights: {**weights, **with_prefix("\x1b[2Jteacher.")(weights)},
     "state_dict.student, state_dict.teacher": lambda weights: {
         "state_dict": {**with_prefix("student.")(weights), **with_prefix("teacher.")(weights)}
     },
@@ -295,7 +296,7 @@ TWO_MODELS = {
 @pytest.mark.parametrize("names", TWO_MODELS)
 def test_two_models_in_one_file_are_refused_by_their_names(names, file, weights):
     file.write_bytes(saved(TWO_MODELS[names](weights)))
-    with pytest.raises(CheckpointError, match=rf"holds several models \({names}\): save one of them alone"):
+    with pytest.raises(CheckpointError, match=re.escape(f"holds several models {names.split(', ')}: save one of them")):
         load_checkpoint(file)
 
 

@@ -128,7 +128,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     refused, expected = f"{path} is not an AlexNet of this tutorial: ", AlexNet().state_dict()
     found = dict(islice(_state_dicts(content, next(iter(expected))), 9))
     if len(found) > 1:
-        raise CheckpointError(f"{path} holds several models ({', '.join(found)}): save one of them alone.")
+        raise CheckpointError(f"{path} holds several models {list(found)}: save one of them alone.")
     state_dict = next(iter(found.values()), dict(content) if isinstance(content, Mapping) else {})
     missing, unexpected = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
     if missing or unexpected:
