@@ -30,28 +30,19 @@ def _verdict(answer: Callable[..., Any]) -> str:
             return f"Not yet: {call} raised {type(error).__name__}: {error}"
         if given is None or given is ...:
             return f"Not yet: {name} returns nothing so far. (To print is not to return.)"
-        if wrong_kind := _wrong_kind(given, expected):
-            return f"Not yet: {call} {wrong_kind}"
         if difference := _difference(given, expected):
-            return f"Not yet: {call} {difference} {hint}"
+            return f"Not yet: {call} {difference}" + ("" if "; return " in difference else f" {hint}")
         if any(_difference(after, before) for after, before in zip(passed, arguments, strict=True)):
             return f"Not yet: the answer to {call} is right, but {name} changed what it was given; make new values."
     return f"Right: {name} does what it should."
 
 
-def _wrong_kind(given: Any, expected: Any) -> str:
-    """What is wrong with the type of a value, in words; "" if nothing is."""
+def _difference(given: Any, expected: Any) -> str:
+    """What is wrong with a value, in words; "" if nothing is."""
     for kind, name in ((dict, "a dictionary"), (Tensor, "a tensor"), (np.ndarray, "an array")):
         if isinstance(expected, kind) and not isinstance(given, kind):
             keys = f" with the keys {_short(list(expected))}" if kind is dict else ""
             return f"gave a {type(given).__name__}; return {name}{keys}."
-    return ""
-
-
-def _difference(given: Any, expected: Any) -> str:
-    """What is wrong with a value, in words; "" if nothing is."""
-    if wrong_kind := _wrong_kind(given, expected):
-        return wrong_kind
     if isinstance(expected, dict):
         if given.keys() != expected.keys():
             return f"should have the keys {_short(list(expected))}."
