@@ -146,7 +146,7 @@ def test_shifts_are_crops_of_the_image_with_a_mirrored_border(flip, few):
 def test_a_shift_may_be_as_large_as_the_image_allows(few):
     assert augmented(few, 1, shift=31).shape == (40, 32, 32, 3)
     for shift in (-1, 32):
-        with pytest.raises(ValueError, match=f"shift = {shift}: .* by 0 to 31"):
+        with pytest.raises(ValueError, match=f"shift = {shift}: .* from 0 to 31"):
             DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, shift=shift)
 
 
@@ -188,7 +188,7 @@ def test_a_cutout_of_one_epoch_is_not_there_in_the_next(how, few):
 
 def test_a_cutout_leaves_some_of_the_image(few):
     for cutout in (-1, 32):
-        with pytest.raises(ValueError, match=f"cutout = {cutout}: .* 0 to 31"):
+        with pytest.raises(ValueError, match=f"cutout = {cutout}: .* from 0 to 31"):
             DeviceLoader(few, batch_size=4, device=CPU, shuffle=True, cutout=cutout)
 
 

@@ -1,10 +1,11 @@
 """Recipes: every value of one is used, or refused when the recipe is made."""
 
+import math
 from dataclasses import fields, replace
 
 import pytest
 
-from alexnet_cifar10.recipes import CLASSIC, FAST, RECIPES, Recipe, choose_recipe
+from alexnet_cifar10.recipes import CLASSIC, FAST, LONG, RECIPES, Recipe, choose_recipe
 
 # Other values than those of the recipes below, for each field.
 OTHER = {
@@ -98,6 +99,38 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do(change):
     ((what, name),) = change.items()
     with pytest.raises(ValueError, match=f"{what} = '{name}': it can be one of "):
         replace(CLASSIC, **change)
+
+
+@pytest.mark.parametrize(("recipe", "field", "values"), [
+    (CLASSIC, "epochs", [0, 1.5, None]),
+    (CLASSIC, "batch_size", [1, 16.0]),
+    (CLASSIC, "learning_rate", [-0.1, 11, math.nan, "0.1"]),
+    (CLASSIC, "dropout", [(0.0, 0.0, 0.0, 0.0, 1.1), (-0.1, 0.0, 0.0, 0.0, 0.0)]),
+    (CLASSIC, "plateau_factor", [-0.1, 1.0]),
+    (CLASSIC, "plateau_patience", [-1, 0.5]),
+    (CLASSIC, "patience", [-1, 7.5]),
+    (FAST, "warm_up", [-0.1, 1.5]),
+    (FAST, "momentum", [-0.1, 2]),
+    (FAST, "weight_decay", [-0.01, 11]),
+    (FAST, "label_smoothing", [-0.1, 1.1]),
+    (FAST, "shift", [-1, 32, 1.5]),
+    (FAST, "cutout", [-1, 32, 1.5]),
+])  # fmt: skip
+def test_a_number_out_of_its_range_is_refused(recipe, field, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{field} = .*: it can be a (whole )?number from .* to "):
+            replace(recipe, **{field: value})
+
+
+def test_the_test_above_has_every_number():
+    (ranges,) = (m.args[1] for m in test_a_number_out_of_its_range_is_refused.pytestmark)
+    words = {"optimizer", "schedule", "name", "flip", "autocast"}
+    assert {field.name for field in fields(Recipe)} == {field for _, field, _ in ranges} | words
+
+
+def test_a_number_at_the_end_of_its_range_is_not_refused():
+    replace(CLASSIC, epochs=1, batch_size=2, learning_rate=1, plateau_factor=0.0, plateau_patience=0, patience=0)
+    replace(LONG, epochs=10_000, warm_up=1, momentum=0, weight_decay=0, label_smoothing=1.0, shift=31, cutout=31)
 
 
 def test_a_recipe_takes_what_is_given_and_keeps_the_rest():

@@ -68,7 +68,9 @@ def executed_in(root=Path("runs/notebooks")):
 
 def test_notebooks_run_in_order_and_the_summary_names_accuracy_and_data(runner, capfd, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # with which a notebook has no pictures
-    only_data = "import os\nassert data == 'digits' and 'epochs' not in globals() and 'inline' in os.environ['MPLBACKEND']"
+    only_data = (
+        "import os\nassert data == 'digits' and 'epochs' not in globals() and 'inline' in os.environ['MPLBACKEND']"
+    )
     write_notebook("01_data", "data = 'auto'", only_data, "print('quiet')\nprint('0.100 right; digits')")
     tag_as_result("01_data")
     write_notebook(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alexnet_cifar10.data import ImageDataset
 from alexnet_cifar10.device import epoch_seed, memory_format
-from alexnet_cifar10.recipes import Recipe
+from alexnet_cifar10.recipes import Recipe, check_value
 
 MADE_WITH = ("batch_size", "flip", "shift", "cutout")  # what batches are made with, under the names of `Recipe`
 
@@ -46,14 +46,10 @@ class DeviceLoader:
         chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         if len(chosen) == 0:
             raise ValueError("there are no images to make batches of: the list of indices is empty.")
-        if not 0 <= shift < 32:
-            raise ValueError(f"shift = {shift}: an image of 32 pixels can be moved by 0 to 31 of them.")
-        if not 0 <= cutout < 32:
-            raise ValueError(f"cutout = {cutout}: of an image of 32 pixels a square of 0 to 31 can be made grey.")
+        check_value("shift", shift)
+        check_value("cutout", cutout)
         if (flip or shift or cutout) and not shuffle:
-            raise ValueError(
-                "flip, shift and cutout change with the epoch, which only a loader with shuffle=True is told."
-            )
+            raise ValueError("flip, shift and cutout change with the epoch: they need a loader with shuffle=True.")
         self.images = torch.from_numpy(dataset.data[chosen]).to(device)  # uint8 [N, 32, 32, 3]
         self.labels = torch.tensor(dataset.targets)[chosen].to(device)  # int64 [N]
         self.scale = torch.tensor(255.0, device=device)  # CUDA would multiply by the inverse of a plain number

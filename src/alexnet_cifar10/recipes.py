@@ -1,7 +1,7 @@
 """Recipes: what a training run is made of, as plain values."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 # The values that belong to an optimiser or a schedule. Each recipe has those of its own two, and None for the others.
 VALUES_OF = {
@@ -17,37 +17,32 @@ VALUES_OF = {
 class Recipe:
     """Optimiser, schedule, stopping, dropout, augmentation and precision of one training run.
 
-    Raises `ValueError` for an optimiser or schedule that does not exist, and a value that is set and not used, or used
-    and not set.
+    Each number has its lowest and highest value beside its type. Raises `ValueError` for a number out of its range, an
+    optimiser or schedule that does not exist, and a value that is set and not used, or used and not set.
     """
 
     name: str
-    epochs: int  # "plateau": at most; "one-cycle": exactly
-    batch_size: int  # images per step
+    epochs: Annotated[int, 1, 10_000]  # "plateau": at most; "one-cycle": exactly
+    batch_size: Annotated[int, 2, 50_000]  # images per step; one alone has no variance, as batch normalisation needs it
     optimizer: Literal["adam", "sgd", "muon"]  # "sgd": with Nesterov momentum; "muon": and with orthogonal steps
-    learning_rate: float  # "plateau": at the start; "one-cycle": the highest
+    learning_rate: Annotated[float, 0.0, 10.0]  # "plateau": at the start; "one-cycle": the highest
     schedule: Literal["plateau", "one-cycle"]
-    dropout: tuple[float, float, float, float, float]  # fraction that each of `AlexNet`'s dropouts drops
-    plateau_factor: float | None = None  # the rate is multiplied by this ...
-    plateau_patience: int | None = None  # ... after more than this many epochs without a lower validation loss
-    warm_up: float | None = None  # "one-cycle": the fraction of all steps in which the rate rises
-    momentum: float | None = None
-    weight_decay: float | None = None  # hidden layers lose this fraction, times the learning rate, in each step
-    label_smoothing: float = 0.0  # fraction of each label's probability that goes to all ten classes alike
+    dropout: Annotated[tuple[float, float, float, float, float], 0.0, 1.0]  # fraction that each of `AlexNet`'s drops
+    plateau_factor: Annotated[float | None, 0.0, 0.999] = None  # the rate is multiplied by this ...
+    plateau_patience: Annotated[int | None, 0, 10_000] = None  # ... after more epochs without a lower validation loss
+    warm_up: Annotated[float | None, 0.0, 1.0] = None  # "one-cycle": the fraction of all steps in which the rate rises
+    momentum: Annotated[float | None, 0.0, 0.999] = None
+    weight_decay: Annotated[float | None, 0.0, 10.0] = None  # hidden layers lose this, times the rate, in each step
+    label_smoothing: Annotated[float, 0.0, 1.0] = 0.0  # fraction of each label that goes to all ten classes alike
     flip: bool = False  # each image is seen mirrored in every second epoch
-    shift: int = 0  # each image is moved by up to this many pixels in both directions, anew in each epoch
-    cutout: int = 0  # a square with sides of this many pixels is made grey, anew in each epoch
+    shift: Annotated[int, 0, 31] = 0  # each image is moved by up to this many pixels both ways, anew in each epoch
+    cutout: Annotated[int, 0, 31] = 0  # a square with sides of this many pixels is made grey, anew in each epoch
     autocast: bool = False  # multiply in 16 bits, where the device is fast at it
-    patience: int | None = None  # early stopping after more than this many epochs without a lower validation loss
+    patience: Annotated[int | None, 0, 10_000] = None  # it stops after more epochs without a lower validation loss
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs = {self.epochs}: training needs at least one epoch.")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size = {self.batch_size}: batch normalisation needs at least two images.")
-        for what, names in (("optimizer", ("adam", "sgd", "muon")), ("schedule", ("plateau", "one-cycle"))):
-            if getattr(self, what) not in names:
-                raise ValueError(f"{what} = {getattr(self, what)!r}: it can be one of {', '.join(names)}.")
+        for key, value in vars(self).items():
+            check_value(key, value)
         used = VALUES_OF[self.optimizer] + VALUES_OF[self.schedule]
         for key in {key for keys in VALUES_OF.values() for key in keys}:
             if (getattr(self, key) is not None) != (key in used):
@@ -57,6 +52,19 @@ class Recipe:
     def as_record(self) -> dict[str, Any]:
         """Its values as `run.json` gives them back."""
         return {**asdict(self), "dropout": list(self.dropout)}
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises `ValueError` for a value that is none of the names, or out of the range, beside its type in `Recipe`."""
+    hint = get_type_hints(Recipe, include_extras=True)[name]
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise ValueError(f"{name} = {value!r}: it can be one of {', '.join(get_args(hint))}.")
+    if get_origin(hint) is Annotated and value != getattr(Recipe, name, ...):  # a default is in order
+        _, lowest, highest = get_args(hint)
+        kind, types = ("a whole number", int) if isinstance(lowest, int) else ("a number", (int, float))
+        for number in value if name == "dropout" else (value,):
+            if not isinstance(number, types) or not lowest <= number <= highest:
+                raise ValueError(f"{name} = {number!r}: it can be {kind} from {lowest} to {highest}.")
 
 
 # The original tutorial's run, value by value.
@@ -93,7 +101,7 @@ FAST = Recipe(
 
 # FAST for as many epochs as the original took, on harder images, with one dropout and weight decay.
 LONG = replace(
-    FAST, name="fast-long", epochs=24, weight_decay=0.05, dropout=(0.0, 0.0, 0.0, 0.0, 0.3), shift=4, cutout=10
+    FAST, name="fast-long", epochs=24, weight_decay=0.05, dropout=(*FAST.dropout[:4], 0.3), shift=4, cutout=10
 )
 
 # FAST with one value changed back, to see what it buys.

@@ -84,10 +84,11 @@ class Died(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("fault", ["killed", "full"])
-def test_files_that_belong_together_are_all_old_or_all_new_whatever_operation_fails(fault, after, tmp_path, monkeypatch):
+def test_files_that_belong_together_are_all_old_or_all_new_whatever_operation_fails(
+    fault, after, tmp_path, monkeypatch
+):
     """Each call that changes the disk dies once, or finds the disk full once; then the next process looks."""
     for count in range(1, 100):
         folder = tmp_path / f"{fault} {after} {count}"
@@ -206,7 +207,9 @@ def test_what_else_a_file_holds_is_named_and_how_to_save_weights_is_said(kind, f
     make, named = OTHERS[kind]
     file.write_bytes(saved(make(weights, trap)))
     for load in (load_checkpoint, load_state):
-        with pytest.raises(CheckpointError, match=f"holds {named}, .* torch.save\\(model.state_dict\\(\\), ") as refusal:
+        with pytest.raises(
+            CheckpointError, match=f"holds {named}, .* torch.save\\(model.state_dict\\(\\), "
+        ) as refusal:
             load(file)
         assert str(file) in str(refusal.value) and "\n" not in str(refusal.value)
     assert not os.path.exists(trap.path)
@@ -263,8 +266,14 @@ WRAPPED = {
     "net, as in pytorch-cifar": lambda weights: {"net": weights, "acc": 0.9, "epoch": 3},
     "Lightning": lambda weights: {"state_dict": with_prefix("model.")(weights), "pytorch-lightning_version": "2.5"},
     "a part of what was trained": lambda weights: {"ckpt": {"weights": {"model": weights}}, "loss": torch.tensor(0.1)},
-    "beside the optimiser's tensors": lambda weights: {"optimizer": {"state": {0: {"exp_avg": torch.rand(3)}}}, "model": weights},
-    "averaged by torch.optim.swa_utils": lambda weights: {"n_averaged": torch.tensor(3), **with_prefix("module.")(weights)},
+    "beside the optimiser's tensors": lambda weights: {
+        "optimizer": {"state": {0: {"exp_avg": torch.rand(3)}}},
+        "model": weights,
+    },
+    "averaged by torch.optim.swa_utils": lambda weights: {
+        "n_averaged": torch.tensor(3),
+        **with_prefix("module.")(weights),
+    },
     "DataParallel": with_prefix("module."),
     "torch.compile": with_prefix("_orig_mod."),
     "compiled in DataParallel": with_prefix("module._orig_mod."),
@@ -322,7 +331,9 @@ def repacked(content, *, compression=zipfile.ZIP_STORED, folder=None, doubled=Fa
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("how", [{"compression": zipfile.ZIP_DEFLATED}, {"folder": "data/0"}, {"doubled": True}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"compression": zipfile.ZIP_DEFLATED}, {"folder": "data/0"}, {"doubled": True}], ids=str
+)
 def test_what_pytorch_never_packs_is_refused_before_it_is_unpacked(how, file, weights, monkeypatch):
     file.write_bytes(repacked(saved({key: torch.zeros_like(value) for key, value in weights.items()}), **how))
     read = []

@@ -394,8 +394,6 @@ def test_the_record_says_what_the_run_was_made_of(start, digits):
     assert record["machine"]["versions"]["torch"] == torch.__version__ and record["machine"]["device"] == "cpu"
 
 
-
-
 def test_a_schedule_over_all_steps_cannot_be_made_longer_afterwards(start):
     run = start(base=FAST)
     before = contents(run)
