@@ -1,6 +1,6 @@
 """The whole program on one page: read images, build a network, train it, keep the best, test it.
 
-    python one_page.py digits 3                 3 epochs on scikit-learn's handwritten digits
+    python one_page.py digits 3                 3 epochs on the scanned digits of scikit-learn
     python one_page.py cifar-10-batches-py 25   25 epochs on CIFAR-10, a folder of this archive:
                                         https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz
 """

@@ -371,9 +371,45 @@ def banner() -> Figure:
     return axis.figure
 
 
+# --- which epoch to keep ------------------------------------------------------------------------------------------
+
+
+def which_epoch() -> Figure:
+    history, start, height = CLASSIC_RUN.read_history(), 10, 556
+    lowest = min(history, key=lambda row: row["valid_loss"])
+    highest = max(history, key=lambda row: row["valid_accuracy"])
+    candidates: dict[int, list[str]] = {}  # epoch -> all that it is
+    for row, what in ((lowest, "lowest loss"), (highest, "highest accuracy"), (history[-1], "last")):
+        candidates.setdefault(row["epoch"], []).append(what)
+    axis = paper(height)
+    write(axis, 24, 34, f"Which epoch of {CLASSIC_RUN.name} would you keep?", TITLE, weight="bold")
+    label = CLASSIC_RUN.read_record()["data"]["label"]
+    write(axis, 24, 66, f"{label}, validation images; epochs {start} to {len(history)}", SMALL, color=FAINT)
+    panels = (("valid_loss", BLUE, "loss (nats per image)", 192), ("valid_accuracy", ORANGE, "accuracy", 360))
+    for column, colour, name, top in panels:
+        place = (0.09, 1 - (top + 130) / height, 0.87, 130 / height)
+        chart = axis.figure.add_axes(place, xlim=(start - 0.5, len(history) + 0.5))
+        for epoch in candidates:
+            chart.axvline(epoch, color=INK, linestyle="--", linewidth=1.5)
+        epochs, values = zip(*((row["epoch"], row[column]) for row in history[start - 1 :]), strict=True)
+        chart.plot(epochs, values, color=colour, linewidth=2.4, marker="o", markersize=4.5)
+        chart.margins(y=0.15)
+        chart.set_title(name, loc="left", fontsize=points(SMALL), color=colour, weight="bold")
+        chart.set_xticks(epochs[::3])
+        chart.tick_params(labelsize=points(SMALL), color=GREY, labelbottom=column == "valid_accuracy")
+        chart.grid(alpha=0.3)
+        chart.spines[["top", "right"]].set_visible(False)
+    chart.set_xlabel("epoch", fontsize=points(SMALL))
+    for epoch, words in candidates.items():
+        row, (x, _) = history[epoch - 1], chart.transData.transform((epoch, 0))
+        write(axis, x, 108, f"epoch {epoch}: {', '.join(words)}", SMALL, ha="right", weight="bold")
+        write(axis, x, 134, f"loss {row['valid_loss']:.3f}, accuracy {row['valid_accuracy']:.3f}", SMALL, ha="right")
+    return axis.figure
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
-PICTURES = (network, data, loop, banner)
+PICTURES = (network, data, loop, banner, which_epoch)
 
 
 def draw_all(folder: Path) -> list[Path]:

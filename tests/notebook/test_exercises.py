@@ -112,19 +112,12 @@ def sign_test(right_a, right_b):
     return sum(math.comb(m, k) for k in range(few + 1)) / 2**m  # one side only
 def best_temperature(logits, labels, temperatures):
     return max(temperatures, key=lambda t: ((logits / t).argmax(dim=1) == labels).sum().item())
-def count_bytes(state_dict):
-    return sum(4 * tensor.numel() for tensor in state_dict.values())  # as if all were float32
 def strip_prefix(state_dict, prefix):
     return {key.lstrip(prefix): tensor for key, tensor in state_dict.items()}  # letters, not the prefix
-def differences(a, b):
-    return {key: (b[key] - a[key]).max().item() for key in a if not (a[key] == b[key]).all()}  # without its sign
-def differences(a, b):
-    apart = {key: (a[key] - b[key]).abs().max().item() for key in a}
-    return {key: difference for key, difference in apart.items() if difference > 0.1}
-def through_half(state_dict):
-    return {key: tensor.half().to(tensor.dtype) for key, tensor in state_dict.items()}  # counters as well
 def average(a, b):
     return {key: ((a[key] + b[key]) / 2).to(a[key].dtype) for key in a}  # counters as well
+def forget(x, y):
+    return {"first": (y < 5).float().mean(), "second": (y >= 5).float().mean(), "mean": 1.0}  # thought, not trained
 """
 MISTAKES = re.split(r"\n(?=def )", WRONG.strip())
 
@@ -147,6 +140,21 @@ def test_the_solution_passes_and_the_stub_does_not(name, stub, solution, capsys)
 def test_a_plausible_mistake_is_refused(code, capsys):
     refusal = verdict(name_of(code), f"import math\nimport numpy as np\nimport torch\n{code}", capsys)
     assert refusal.startswith("Not yet: ") and "raised" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("deepcopy(model.state_dict())", "model.state_dict()", "['first'] gave 0.48"),  # no copy: both are the second
+        ("in (y < 5, y >= 5)", "in (y < 5, y >= 0)", "['second'] gave 0.9"),  # all digits are there to be remembered
+        ("model(x).argmax(dim=1) == y)", "model(x).argmax(dim=1) == y)[y < 5]", "['first'] gave 0.99"),
+    ],
+)
+def test_mistakes_in_a_training_are_told_apart(right, wrong, says, capsys):
+    (solution,) = (exercise.values[2] for exercise in exercises() if exercise.values[0] == "forget")
+    assert solution.count(right) == 1
+    said = verdict("forget", solution.replace(right, wrong), capsys)
+    assert said.startswith("Not yet: forget(") and says in said and "Keep a copy of the first weights" in said
 
 
 def test_a_function_that_changes_its_arguments_is_told_so(capsys):

@@ -111,6 +111,8 @@ def assert_links_agree_with_pyproject(root: Path) -> None:
         text = (root / file).read_text(encoding="utf-8")
         badges = re.findall(r"\((https://colab\.research\.google\.com/github/.+?)\)", text)
         sources = re.findall(r'git\+https.+?(?=\\?")', text)
+        pages = re.findall(r"\((https://github\.com/[^/)]+/[^/)]+/blob/[^/)]+)/notebooks/", text)
+        assert set(pages) <= {f"{repository}/blob/{tag}"}, file
         is_notebook = file in notebooks
         assert badges == [opens + name for name in ([file] if is_notebook else notebooks)], file
         assert sources == ([f"git+{repository}@{tag}"] if is_notebook else []), file

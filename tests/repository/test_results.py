@@ -268,3 +268,25 @@ def test_notebook_5_prints_the_tested_accuracy():
     evaluation = printed("05_evaluation")
     assert f"test accuracy {test['accuracy']:.4f};" in evaluation
     assert f"first 1000 (1000 images): {test['first_1000']:.3f} ± 0.02" in evaluation
+
+
+def test_notebook_6_says_what_half_the_bits_cost():
+    (float16, bfloat16) = re.findall(r"^torch\.b?float16 +\S+ +(\d+) +(\d+) +(\d+) ", printed("06_save_load"), re.M)
+    text = " ".join(text_of("notebooks/06_save_load.ipynb").split())
+    assert f"{float16[0]} of 10 000 answers change with `float16`, and {bfloat16[0]} with `bfloat16`" in text
+    lost = {int(wrong) - int(right) for _, right, wrong in (float16, bfloat16)}
+    assert ("The accuracy falls by a single image both times." in text) == (lost == {1})
+
+
+def test_notebook_6_says_which_epochs_the_picture_shows():
+    """images/which_epoch.png is drawn from the same run."""
+    history = Run(RESULTS / "classic-42").read_history()
+    lowest = min(history, key=lambda row: row["valid_loss"])
+    highest = max(history, key=lambda row: row["valid_accuracy"])
+    assert highest == history[-1]
+    text = " ".join(text_of("notebooks/06_save_load.ipynb").split())
+    more = round(10_000 * (highest["valid_accuracy"] - lowest["valid_accuracy"]))
+    grown = highest["valid_loss"] / lowest["valid_loss"] - 1
+    epochs = f"From epoch {lowest['epoch']} to epoch {highest['epoch']}"
+    assert f"{epochs} the loss grows by {grown:.0%}".replace("%", " %") in text
+    assert f"still {more} more of the 10 000 images are right" in text

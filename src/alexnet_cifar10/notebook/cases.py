@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, tensor
-from torch.nn.functional import conv2d, cross_entropy, pad
+from torch.nn.functional import conv2d, cross_entropy, linear, pad
 
 from alexnet_cifar10.evaluate import wilson_interval as interval
 
@@ -183,13 +183,6 @@ def best_temperature() -> Cases:
     yield (logits, tensor([0, 1, 0, 1]), [4.0, 2.0, 0.5, 1.0]), 0.5, f"All right: the surer, the better. {hint}"
 
 
-def count_bytes() -> Cases:
-    yield ({"weight": torch.zeros(6)},), 24, "Six numbers of float32, with four bytes each."
-    yield ({"weight": torch.zeros(6), "steps": tensor(7)},), 32, "A whole number of int64 takes eight."
-    yield ({"weight": torch.zeros(5).half()},), 10, "Ask each tensor how many bytes an element takes."
-    yield ({},), 0, "No tensors take no bytes."
-
-
 def strip_prefix() -> Cases:
     one, two = tensor([1.0]), tensor([2.0])
     yield ({"module.a": one, "module.b": two}, "module."), {"a": one, "b": two}, "Take the prefix off each key."
@@ -197,23 +190,26 @@ def strip_prefix() -> Cases:
     yield ({"a.module.b": one, "c": two}, "module."), {"a.module.b": one, "c": two}, "Only at the beginning."
 
 
-def differences() -> Cases:
-    a = {"weight": tensor([1.0, 2.0]), "bias": tensor([0.5]), "steps": tensor(10)}
-    yield (a, {**a, "bias": tensor([0.75])}), {"bias": 0.25}, "Only the bias differs, by 0.25."
-    yield (a, {**a, "weight": tensor([-2.0, 2.5])}), {"weight": 3.0}, "Absolute differences; the largest."
-    yield (a, {**a, "bias": tensor([0.501])}), {"bias": 0.001}, "A small difference is a difference."
-    yield (a, {**a, "steps": tensor(14)}), {"steps": 4}, "Whole numbers may differ, too."
-    yield (a, dict(a)), {}, "If nothing differs, the dictionary is empty."
-
-
-def through_half() -> Cases:
-    numbers, rounded = tensor([0.5, 0.1, 2049.0]), tensor([0.5, 0.0999755859375, 2048.0])
-    yield ({"weight": numbers},), {"weight": rounded}, "To float16 and back to float32: 0.1 and 2049 are rounded."
-    yield ({"steps": tensor(70_001)},), {"steps": tensor(70_001)}, "Leave whole numbers as they are."
-
-
 def average() -> Cases:
     a, b = {"weight": tensor([1.0, 4.0]), "steps": tensor(10)}, {"weight": tensor([3.0, 0.0]), "steps": tensor(13)}
     mean = {"weight": tensor([2.0, 2.0]), "steps": tensor(10)}
     yield (a, b), mean, "The mean for floating-point tensors; whole numbers are those of a."
     yield ({"bias": tensor(1.0)}, {"bias": tensor(1.0)}), {"bias": tensor(1.0)}, "Divide by 2."
+
+
+def forget() -> Cases:
+    from sklearn.datasets import load_digits  # here, as its import takes a second that the other exercises do not need
+
+    x, y = map(tensor, load_digits(return_X_y=True))
+    x, weights, kept = x.float() / 16, [torch.zeros(size, requires_grad=True) for size in ((10, 64), (10,))], []
+    for some in (y < 5, y >= 5):
+        optimizer = torch.optim.Adam(weights, lr=0.05)
+        for _ in range(50):
+            optimizer.zero_grad()
+            cross_entropy(linear(x[some], *weights), y[some]).backward()
+            optimizer.step()
+        kept.append([part.detach().clone() for part in weights])
+    kept.append([(first + second) / 2 for first, second in zip(*kept, strict=True)])
+    right = [(linear(x, *parts).argmax(dim=1) == y).float().mean().item() for parts in kept]
+    hint = "Keep a copy of the first weights, which the second training overwrites; and measure on all ten digits."
+    yield (x, y), dict(zip(("first", "second", "mean"), right, strict=True)), hint
