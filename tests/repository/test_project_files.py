@@ -188,3 +188,11 @@ def test_the_conda_environment_refers_to_files_that_exist():
     assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt", "-c constraints.txt", "-e ."]}
     assert all((ROOT / file).is_file() for file in ("requirements.txt", "constraints.txt", "pyproject.toml"))
     assert not any("=" in str(d).replace(">=", "") for d in environment["dependencies"]), "pins stand elsewhere"
+
+
+def test_the_corrections_name_sections_that_are_there():
+    text = (ROOT / "CORRECTIONS.md").read_text(encoding="utf-8")
+    named = re.findall(r'\]\((notebooks/\w+\.ipynb)\), "([^"]+)"', text)
+    assert len(named) >= 6
+    for notebook, section in named:
+        assert f"# {section}" in (ROOT / notebook).read_text(encoding="utf-8"), (notebook, section)
