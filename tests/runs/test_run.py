@@ -120,17 +120,22 @@ def test_a_file_that_another_program_has_open_is_waited_for_and_then_named(name,
     assert_identical(start(epochs=5, run_name="second", resume=True), uninterrupted)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp949", None], ids=["ascii", "cp949", "closed"])
-def test_a_console_without_the_letters_of_a_name_stops_no_training(encoding, start):
-    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding or "ascii")
-    if encoding is None:
-        console.close()
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", r"\ud559\uc2b5 \xf1"), ("cp949", r"학습 \xf1"), ("utf-8", "학습 ñ")]
+)
+def test_a_console_without_the_letters_of_a_name_stops_no_training(encoding, shown, start):
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     with redirect_stdout(console):
-        run = start(run_name="학습 ñ")
-    assert run.read_record()["status"] == "finished"
-    if encoding:
-        console.seek(0)
-        assert r"run '\ud559\uc2b5 \xf1'" in console.read() or encoding == "cp949"
+        assert start(run_name="학습 ñ").read_record()["status"] == "finished"
+    console.seek(0)
+    assert f"run '{shown}'." in console.read()
+
+
+def test_a_console_that_is_gone_stops_no_training(start):
+    console = io.StringIO()
+    console.close()
+    with redirect_stdout(console):
+        assert start().read_record()["status"] == "finished"
 
 
 @pytest.mark.parametrize("name", ["", "NUL", "con", "COM1", "lpt¹", "aux.txt", "prn .tar.gz", "run.", "run ", "../run"])
