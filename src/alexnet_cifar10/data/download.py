@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
+from alexnet_cifar10 import say
 from alexnet_cifar10.data.cifar10 import ADDRESS_FILE, DataError, Layout
 
 # Tried in this order: base addresses, which the name of an archive is added to, or the full address of one archive.
@@ -72,7 +73,7 @@ def download_cifar10(root: Path, layouts: Sequence[Layout], mirrors: Sequence[st
         lock = FileLock(root / ".cifar10.lock")  # the operating system frees it when its owner ends, however it ends
         with suppress(Timeout), lock.acquire(timeout=0):
             return _obtain(root, missing, mirrors)
-        print("waiting for another process that is downloading to the same folder", flush=True)
+        say("waiting for another process that is downloading to the same folder")
         with lock:
             _obtain(root, missing, mirrors)
     except OSError as error:  # of the disk, as those of the network have become Failure
@@ -100,7 +101,7 @@ def _obtain(root: Path, layouts: Sequence[Layout], mirrors: Sequence[str]) -> No
         unreachable = _knock(group)
         for entry, failure in unreachable.items():
             reasons.append(f"{_shown(entry)}: {failure}")
-            print(reasons[-1])
+            say(reasons[-1])
         for layout, entry in product(layouts, group):
             full = re.search(r"cifar-10-\w+\.tar\.gz", entry)  # the address of one archive, not of all
             if entry in unreachable or (full and full[0] != layout.archive):
@@ -112,7 +113,7 @@ def _obtain(root: Path, layouts: Sequence[Layout], mirrors: Sequence[str]) -> No
                 return _unpack(part, layout, _shown(url))
             except Failure as failure:
                 reasons.append(f"{_shown(url)}: {failure}")
-                print(reasons[-1])
+                say(reasons[-1])
                 if part.exists() and part.stat().st_size == 0:
                     part.unlink()
     raise DataError(*reasons)
@@ -127,7 +128,7 @@ def _wrong_digest(archive: Path, layout: Layout) -> str:
 
 def _unpack(archive: Path, layout: Layout, address: str = "") -> None:
     """Extract an archive whose digest is right. One rename makes the whole folder appear."""
-    print(f"{layout.archive}: verified, unpacking")
+    say(f"{layout.archive}: verified, unpacking")
     unfinished = archive.with_name(f".{layout.folder}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
@@ -165,7 +166,7 @@ def _fetch(url: str, layout: Layout, part: Path) -> None:
                     file.flush()  # so that a killed process loses nothing of what it had read
                     if time.monotonic() > reported + 10:
                         reported, share = time.monotonic(), f"{start / 1e6:.0f} of {layout.size / 1e6:.0f} MB"
-                        print(f"{layout.archive}: {share}, from {_shown(url)}", flush=True)
+                        say(f"{layout.archive}: {share}, from {_shown(url)}")
             if not (wrong := _wrong_digest(part, layout)):
                 return
             part.unlink()
@@ -175,7 +176,7 @@ def _fetch(url: str, layout: Layout, part: Path) -> None:
                 raise
             if failure.wait > WINDOW:
                 raise Failure(f"{failure}, and asks to wait for {failure.wait:.0f} s") from failure
-            print(f"{_shown(url)}: {failure}; trying again in {failure.wait:.0f} s")
+            say(f"{_shown(url)}: {failure}; trying again in {failure.wait:.0f} s")
             time.sleep(failure.wait)
 
 
