@@ -51,14 +51,16 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str) -> Figure:
-    """The counts [C, C] of images of class row that were predicted as class column."""
-    figure, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    picture = axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
-    figure.colorbar(picture, label="share of the true class", shrink=0.8)
-    for (row, column), count in np.ndenumerate(confusion):
-        colour = "black" if share[row, column] > 0.6 else "white"
-        axis.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    """The counts [C, C] of images of class row predicted as class column, in percent of the row; the diagonal grey."""
+    figure, axis = plt.subplots(figsize=(7.4, 6), layout="constrained")
+    percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    mistakes = np.where(np.eye(len(classes)), np.nan, percent)
+    axis.set_facecolor("lightgrey")
+    picture = axis.imshow(mistakes, cmap="YlOrBr", vmin=0)
+    figure.colorbar(picture, label="mistakes (% of the true class)", shrink=0.8)
+    for row, column in np.argwhere(confusion):
+        colour = "white" if mistakes[row, column] > 0.6 * np.nanmax(mistakes) else "black"
+        axis.text(column, row, f"{percent[row, column]:.1f}", ha="center", va="center", fontsize=9, color=colour)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)

@@ -97,19 +97,15 @@ def momentum_step(weight, gradient, velocity, learning_rate, momentum):
     return {"weight": weight - learning_rate * velocity, "velocity": momentum * velocity + gradient}  # the old one
 def rate_at(step, peak, warm_up, total):
     return peak * step / warm_up if step < warm_up else peak * (total - step) / total  # from another height
-def top_k_accuracy(probabilities, labels, k):
-    best = probabilities.argsort(axis=1)[:, :k]  # the least probable ones come first
-    return (best == labels[:, None]).any(axis=1).mean()
 def precision(confusion):
     return confusion.diagonal() / confusion.sum(axis=1)  # by rows: that is the recall
-def wilson_interval(correct, n):
-    share = correct / n
-    reach = 2 * (share * (1 - share) / n) ** 0.5  # the simple interval
-    return share - reach, share + reach
 def sign_test(right_a, right_b):
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     m, few = only_a + only_b, min(only_a, only_b)
     return sum(math.comb(m, k) for k in range(few + 1)) / 2**m  # one side only
+def sure_and_right(x, y, smoothing, steps):
+    guesses = torch.full((len(x) - 100, 10), 0.1)  # as if nothing were trained
+    return {"accuracy": (guesses.argmax(dim=1) == y[100:]).float().mean().item(), "confidence": guesses.max().item()}
 def best_temperature(logits, labels, temperatures):
     return max(temperatures, key=lambda t: ((logits / t).argmax(dim=1) == labels).sum().item())
 def strip_prefix(state_dict, prefix):
@@ -143,18 +139,22 @@ def test_a_plausible_mistake_is_refused(code, capsys):
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "says"),
+    ("name", "right", "wrong", "told"),
     [
-        ("deepcopy(model.state_dict())", "model.state_dict()", "['first'] gave 0.48"),  # no copy: both are the second
-        ("in (y < 5, y >= 5)", "in (y < 5, y >= 0)", "['second'] gave 0.9"),  # all digits are there to be remembered
-        ("model(x).argmax(dim=1) == y)", "model(x).argmax(dim=1) == y)[y < 5]", "['first'] gave 0.99"),
+        ("forget", "deepcopy(model.state_dict())", "model.state_dict()", "['first'] gave 0.48"),  # both are the second
+        ("forget", "in (y < 5, y >= 5)", "in (y < 5, y >= 0)", "['second'] gave 0.9"),  # nothing is forgotten
+        ("forget", "model(x).argmax(dim=1) == y)", "model(x).argmax(dim=1) == y)[y < 5]", "['first'] gave 0.99"),
+        ("sure_and_right", "100:]", ":100]", "Ask all digits but the first 100"),
+        ("sure_and_right", "s.max(dim=1)", "s[:, 0], probabilities.argmax(dim=1)", "the highest probability"),
+        ("sure_and_right", "        weight.grad = None\n", "", "clear the gradient after each"),
+        ("sure_and_right", ", label_smoothing=smoothing", "", "give `label_smoothing` to the loss"),
     ],
 )
-def test_mistakes_in_a_training_are_told_apart(right, wrong, says, capsys):
-    (solution,) = (exercise.values[2] for exercise in exercises() if exercise.values[0] == "forget")
-    assert solution.count(right) == 1
-    said = verdict("forget", solution.replace(right, wrong), capsys)
-    assert said.startswith("Not yet: forget(") and says in said and "Keep a copy of the first weights" in said
+def test_mistakes_in_a_training_are_told_apart(name, right, wrong, told, capsys):
+    (solution,) = (exercise.values[2] for exercise in exercises() if exercise.values[0] == name)
+    assert right in solution
+    said = verdict(name, solution.replace(right, wrong), capsys)
+    assert said.startswith(f"Not yet: {name}(") and told in said
 
 
 def test_a_function_that_changes_its_arguments_is_told_so(capsys):
