@@ -52,18 +52,16 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """The counts [C, C] of images of class row predicted as class column, in percent of the row; the diagonal grey."""
-    figure, axis = plt.subplots(figsize=(7.4, 6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.6, 6), subplot_kw={"facecolor": "lightgrey"}, layout="constrained")
     percent = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     mistakes = np.where(np.eye(len(classes)), np.nan, percent)
-    axis.set_facecolor("lightgrey")
-    picture = axis.imshow(mistakes, cmap="YlOrBr", vmin=0)
-    figure.colorbar(picture, label="mistakes (% of the true class)", shrink=0.8)
+    axis.imshow(mistakes, cmap="YlOrBr", vmin=0)
     for row, column in np.argwhere(confusion):
         colour = "white" if mistakes[row, column] > 0.6 * np.nanmax(mistakes) else "black"
         axis.text(column, row, f"{percent[row, column]:.1f}", ha="center", va="center", fontsize=9, color=colour)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
-    axis.set(xlabel="predicted class", ylabel="true class", title=title)
+    axis.set(xlabel="predicted class (% of the true class)", ylabel="true class", title=title)
     return figure
 
 
