@@ -18,7 +18,7 @@ RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)"
 .DEFAULT_GOAL = help
 
 help:
-	@echo "make run          run the six notebooks; RECIPE=classic EPOCHS=55 DATA=cifar10 change what they do"
+	@echo "make run          run the notebooks; RECIPE=classic EPOCHS=55 DATA=cifar10 change what they do"
 	@echo "make test         run all tests, and all notebooks as tests"
 	@echo "make test-oldest  the same with the oldest versions that pyproject.toml allows; make test goes back"
 	@echo "make test-newest  the same with the newest versions of everything"

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate, groupby
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import ledger
 import matplotlib
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import load_images, stratified_split
 from alexnet_cifar10.data.cifar10 import LAYOUTS
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.plots import BLUE, GREY, ORANGE
+from alexnet_cifar10.plots import BLUE, GREEN, GREY, ORANGE
 from alexnet_cifar10.recipes import CLASSIC
 from alexnet_cifar10.runs import Run
 
@@ -407,9 +409,100 @@ def which_epoch() -> Figure:
     return axis.figure
 
 
+# --- notebook 7: the same network, faster -------------------------------------------------------------------------
+
+ENTRIES = ledger.read_entries(ROOT / "results")
+STYLE = {"classic": (BLUE, "-"), "fast": (ORANGE, "--"), "fast-long": (GREEN, "-.")}
+
+
+def chart(sheet: Axes, left: float, top: float, right: float, bottom: float, **labels: Any) -> Axes:
+    """Axes on a sheet, in its pixels."""
+    height = sheet.get_ylim()[0]
+    box = (left / WIDTH, 1 - bottom / height, (right - left) / WIDTH, (bottom - top) / height)
+    axis = sheet.figure.add_axes(box, **labels)
+    axis.xaxis.label.set(fontsize=points(SMALL))
+    axis.tick_params(which="both", labelsize=points(SMALL), color=GREY)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+def runs_of(recipe: str) -> list[Run]:
+    """The runs of a recipe as it stands, one for each seed."""
+    return [entry.run for entry in ENTRIES if entry.kind == recipe]
+
+
+def measured_on() -> str:
+    """Data and machine of the runs that are drawn."""
+    ((data, there),) = {(entry.images[0], entry.machine) for entry in ENTRIES if entry.kind in STYLE}
+    return f"{data}; {there.split(';')[0]}, {'no GPU' if 'device: cpu' in there else 'GPU'}"
+
+
+def recipes() -> Figure:
+    sheet = paper(560)
+    write(sheet, 24, 34, "One network, three recipes", TITLE, weight="bold")
+    write(sheet, 24, 66, f"{measured_on()}; a line is a run", SMALL, color=FAINT)
+    write(sheet, 24, 202, "validation accuracy", SMALL)
+    axis = chart(sheet, 72, 224, 776, 490, xlabel="minutes of training (each line of the grid: twice the one before)")
+    axis.set_xscale("log", base=2)
+    axis.set_ylim(0.48, 0.96)
+    for i, (name, (colour, line)) in enumerate(STYLE.items()):
+        ends = []
+        for run in runs_of(name):
+            history = run.read_history()
+            minutes = list(accumulate(row["seconds"] / 60 for row in history))
+            accuracies = [row["valid_accuracy"] for row in history]
+            axis.plot(minutes, accuracies, line, color=colour, linewidth=2, marker="o", markersize=3.5)
+            ends.append((minutes[-1], max(accuracies)))
+        minutes, best = (mean(values) for values in zip(*ends, strict=True))
+        seeds = f"mean of {len(ends)} seeds" if len(ends) > 1 else "1 seed"
+        y = 102 + 30 * i
+        sheet.plot([24, 84], [y, y], line, color=colour, linewidth=2.4)
+        write(sheet, 98, y, f"{name}: {best:.3f} after {minutes:.0f} minutes ({seeds})", color=colour, weight="bold")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return sheet.figure
+
+
+def longer() -> Figure:
+    sheet = paper(470)
+    write(sheet, 24, 34, "Learned by heart, or learned", TITLE, weight="bold")
+    write(sheet, 24, 66, f"{measured_on()}; each recipe's first run", SMALL, color=FAINT)
+    for column, words, left, right, limits, corner in (
+        ("valid_loss", "validation loss, nats per image", 72, 385, (0.2, 1.0), "upper right"),
+        ("valid_accuracy", "validation accuracy", 470, 776, (0.6, 0.96), "lower right"),
+    ):
+        write(sheet, left - 48, 104, words, SMALL)
+        axis = chart(sheet, left, 126, right, 400, xlabel="epoch", xlim=(0, 26), ylim=limits)
+        for name in ("classic", "fast-long"):
+            colour, line = STYLE[name]
+            history = runs_of(name)[0].read_history()
+            values = [row[column] for row in history]
+            axis.plot([row["epoch"] for row in history], values, line, color=colour, linewidth=2.2, label=name)
+        axis.legend(fontsize=points(SMALL), frameon=False, loc=corner)
+    return sheet.figure
+
+
+def ablation() -> Figure:
+    rows = ledger.ablation(ENTRIES)
+    bottom = 104 + 50 * len(rows)
+    sheet = paper(bottom + 70)
+    write(sheet, 24, 34, "What each value of fast buys", TITLE, weight="bold")
+    write(sheet, 24, 66, f"{measured_on()}; a dot is a seed, a line their mean", SMALL, color=FAINT)
+    axis = chart(sheet, 304, 100, 776, bottom, xlabel="validation accuracy that is lost without it", ylim=(bottom, 100))
+    axis.axvline(0, color=INK, linewidth=1)
+    for i, (key, _, instead, _, gains) in enumerate(rows):
+        y = 129 + 50 * i
+        write(sheet, 24, y - 12, key, SMALL, weight="bold", family="monospace")
+        write(sheet, 24, y + 11, f"instead: {instead}", SMALL, color=FAINT)
+        axis.plot(gains, [y] * len(gains), "o", color=BLUE, markersize=8, alpha=0.7)
+        axis.plot([mean(gains)] * 2, [y - 15, y + 15], color=INK, linewidth=2)
+    axis.set_yticks([])
+    return sheet.figure
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
-PICTURES = (network, data, loop, banner, which_epoch)
+PICTURES = (network, data, loop, banner, which_epoch, recipes, longer, ablation)
 
 
 def draw_all(folder: Path) -> list[Path]:

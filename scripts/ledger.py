@@ -2,7 +2,7 @@
 
 .venv/bin/python scripts/ledger.py runs                     a table of the runs in a folder
 .venv/bin/python scripts/ledger.py --keep fast-42 fast-43   test runs of runs/, and keep their records in results/
-.venv/bin/python scripts/ledger.py --write                  results/README.md anew, from the records alone
+.venv/bin/python scripts/ledger.py --write                  results/README.md anew, and what notebooks show of it
 """
 
 import argparse
@@ -10,11 +10,13 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+import nbformat
 
 from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import DataError, load_images
@@ -245,9 +247,14 @@ def table_of_runs(entries: list[Entry]) -> str:
     )
 
 
-def rows_for_the_readme(entries: list[Entry]) -> list[str]:
-    """A row for each recipe that is not there only to be compared with `fast`: numbers alone, for every language."""
+def recipes_alone(entries: list[Entry]) -> list[list[Entry]]:
+    """The runs by kind, without those that are there only to be compared with `fast`."""
     left_out = {recipe.name for recipe in ABLATIONS}
+    return [same for same in by_kind(entries) if same[0].recipe["name"] not in left_out]
+
+
+def rows_for_the_readme(entries: list[Entry]) -> list[str]:
+    """A row for each recipe: numbers alone, for every language."""
     return [
         row(
             [
@@ -256,9 +263,49 @@ def rows_for_the_readme(entries: list[Entry]) -> list[str]:
                 f"{mean(entry.minutes for entry in same):.0f}",
             ]
         )
-        for same in by_kind(entries)
-        if same[0].recipe["name"] not in left_out
+        for same in recipes_alone(entries)
     ]
+
+
+def table_of_recipes(entries: list[Entry]) -> str:
+    """The recipes by the time that they take, for a notebook."""
+    rows = [(mean(entry.minutes for entry in same), same) for same in recipes_alone(entries)]
+    return table(
+        ["recipe", "seeds", "epochs", "best validation accuracy", "minutes"],
+        [
+            [f"`{same[0].kind}`", *figures(same, 3)[:3], f"{minutes:.0f}"]
+            for minutes, same in sorted(rows, key=lambda row: -row[0])
+        ],
+    )
+
+
+def ablation_in_words(entries: list[Entry]) -> str:
+    """The table of what the values of `fast` buy, and which of its rows chance alone would hardly give."""
+    said: dict[str, list[str]] = {}
+    for key, _, _, _, gains in ablation(entries):
+        if len(gains) == 1:
+            told = "One seed alone tells nothing about chance"
+        elif min(gains) * max(gains) > 0:
+            told = f"`fast` did {'better' if gains[0] > 0 else 'worse'} with each seed"
+        else:
+            told = "The seeds disagree, so it cannot be told from chance"
+        said.setdefault(told, []).append(f"`{key}`")
+    words = "\n".join(f"- {told}: {', '.join(keys)}." for told, keys in said.items())
+    return f"{table_of_ablation(entries)}\n{words}"
+
+
+# Cells of notebooks that are written from the records, by what their metadata say under "generated".
+GENERATED: dict[str, Callable[[list[Entry]], str]] = {"recipes": table_of_recipes, "ablation": ablation_in_words}
+
+
+def renew_in_notebooks(entries: list[Entry]) -> None:
+    for path in (RESULTS.parent / "notebooks").glob("0*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        cells = [cell for cell in notebook.cells if "generated" in cell.metadata]
+        for cell in cells:
+            cell.source = GENERATED[cell.metadata.generated](entries).strip()
+        if cells:
+            nbformat.write(notebook, path)
 
 
 def read_benchmarks(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -373,7 +420,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name} was not kept: {error}", file=sys.stderr)
             failed = True
     if options.write or options.keep:
-        (RESULTS / "README.md").write_text(document(read_entries(RESULTS), read_benchmarks(RESULTS)), encoding="utf-8")
+        entries = read_entries(RESULTS)
+        (RESULTS / "README.md").write_text(document(entries, read_benchmarks(RESULTS)), encoding="utf-8")
+        renew_in_notebooks(entries)
         return int(failed)
     entries = read_entries(options.folder)
     if not entries:

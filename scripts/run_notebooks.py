@@ -30,7 +30,7 @@ from alexnet_cifar10.runs import Run, new_folder, runs_root
 from alexnet_cifar10.runs.report import PROGRESS
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ("01_data", "02_visualization", "03_model_shapes", "04_train", "05_evaluation", "06_save_load")
+NOTEBOOKS = tuple(sorted(path.stem for path in (ROOT / "notebooks").glob("0?_*.ipynb")))
 TRAINING = "04_train"
 
 

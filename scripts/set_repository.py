@@ -25,7 +25,9 @@ def main() -> None:
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"(colab\.research\.google\.com/github)/.+?/blob/[^/]+", rf"\1/{name[1]}/blob/{tag}", text)
         text = re.sub(r"(git\+https://github\.com)/[\w./-]+@[\w.+-]+", rf"\1/{name[1]}@{tag}", text)
-        text = re.sub(r"(\(https://github\.com)/[^/]+/[^/]+/blob/[^/]+(/notebooks/)", rf"\1/{name[1]}/blob/{tag}\2", text)
+        text = re.sub(
+            r"(\(https://github\.com)/[^/]+/[^/]+/blob/[^/]+(/notebooks/)", rf"\1/{name[1]}/blob/{tag}\2", text
+        )
         path.write_text(text, encoding="utf-8", newline="\n")
 
 

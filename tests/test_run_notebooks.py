@@ -184,8 +184,9 @@ def test_a_bad_choice_stops_before_the_first_notebook(runner, capsys):
     assert not Path("runs").exists()
 
 
-def test_all_six_notebooks_are_run(runner):
-    assert list(runner.NOTEBOOKS) == sorted(path.stem for path in (ROOT / "notebooks").glob("0?_*.ipynb"))
+def test_all_notebooks_are_run_in_the_order_of_their_numbers(runner):
+    numbers = [int(name[:2]) for name in runner.NOTEBOOKS]
+    assert numbers == list(range(1, 1 + len(list((ROOT / "notebooks").glob("*.ipynb"))))) and len(numbers) > 6
 
 
 def test_each_notebook_has_a_result_for_the_summary(runner):

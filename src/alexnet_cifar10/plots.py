@@ -41,8 +41,8 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
     losses.legend()
     draw(accuracy, "valid_accuracy", color=ORANGE, linestyle="--")
     accuracy.set(xlabel="epoch", ylabel="share predicted right", title="Validation accuracy")
-    draw(rate, "lr", color=GREEN)
-    rate.set(xlabel="epoch", ylabel="learning rate", title="Learning rate", yscale="log")
+    draw(rate, "lr", color=GREEN, drawstyle="steps-mid")  # one value per epoch, and no slope between two
+    rate.set(xlabel="epoch", ylabel="rate of the first step", title="Learning rate", yscale="log")
     for axis in (losses, accuracy, rate):
         axis.set_xlim(0.5, max(len(history), 1) + 0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

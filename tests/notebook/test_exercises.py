@@ -97,6 +97,17 @@ def momentum_step(weight, gradient, velocity, learning_rate, momentum):
     return {"weight": weight - learning_rate * velocity, "velocity": momentum * velocity + gradient}  # the old one
 def rate_at(step, peak, warm_up, total):
     return peak * step / warm_up if step < warm_up else peak * (total - step) / total  # from another height
+def fit(new_network, images, labels, valid_images, valid_labels, epochs):
+    model, losses = new_network(), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        losses.append(torch.nn.functional.cross_entropy(model(valid_images), valid_labels).item())
+    return {"valid_losses": losses, "best_epoch": epochs}  # without eval(), and the last is not the best
+def best_rate(new_network, images, labels, valid_images, valid_labels, rates):
+    return {"valid_losses": [1.0 for rate in rates], "best": min(rates)}
 def precision(confusion):
     return confusion.diagonal() / confusion.sum(axis=1)  # by rows: that is the recall
 def sign_test(right_a, right_b):
@@ -141,6 +152,14 @@ def test_a_plausible_mistake_is_refused(code, capsys):
 @pytest.mark.parametrize(
     ("name", "right", "wrong", "told"),
     [
+        ("fit", "optimizer.zero_grad()", "...", "gradients add up: zero_grad()"),
+        ("fit", "model.eval()", "...", "validate in eval()"),
+        ("fit", "model.train()", "...", "After eval(), train() again"),
+        ("fit", "losses.index(min(losses)) + 1", "losses.index(min(losses))", "Count from 1"),
+        ("fit", "losses.index(min(losses)) + 1", "epochs", "The best epoch has the lowest validation loss"),
+        ("best_rate", "model = new_network()", "model = first", "Each rate begins with a new network"),
+        ("best_rate", "rates[losses.index(min(losses))]", "min(rates)", "the best rate has the lowest loss"),
+        ("best_rate", "model.eval()", "...", "validate in eval()"),
         ("forget", "deepcopy(model.state_dict())", "model.state_dict()", "['first'] gave 0.48"),  # both are the second
         ("forget", "in (y < 5, y >= 5)", "in (y < 5, y >= 0)", "['second'] gave 0.9"),  # nothing is forgotten
         ("forget", "model(x).argmax(dim=1) == y)", "model(x).argmax(dim=1) == y)[y < 5]", "['first'] gave 0.99"),
@@ -153,7 +172,8 @@ def test_a_plausible_mistake_is_refused(code, capsys):
 def test_mistakes_in_a_training_are_told_apart(name, right, wrong, told, capsys):
     (solution,) = (exercise.values[2] for exercise in exercises() if exercise.values[0] == name)
     assert right in solution
-    said = verdict(name, solution.replace(right, wrong), capsys)
+    code = solution.replace(right, wrong).replace("losses = []", "losses, first = [], new_network()")
+    said = verdict(name, code, capsys)
     assert said.startswith(f"Not yet: {name}(") and told in said
 
 

@@ -1,4 +1,4 @@
-"""The six notebooks: as committed, as papermill runs them, from wherever they are started."""
+"""The notebooks: as committed, as papermill runs them, from wherever they are started."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-ORDER = ["01_data", "02_visualization", "03_model_shapes", "04_train", "05_evaluation", "06_save_load"]
+SIX = ["01_data", "02_visualization", "03_model_shapes", "04_train", "05_evaluation", "06_save_load"]  # the tutorial
 
 
 def code_cells(notebook):
@@ -69,8 +69,12 @@ def notebook(path):
     return nbformat.read(path, as_version=4)
 
 
-def test_there_are_six_in_order():
-    assert [path.stem for path in NOTEBOOKS] == ORDER
+def test_the_six_come_first_and_each_is_in_both_readmes():
+    assert [path.stem for path in NOTEBOOKS[:6]] == SIX
+    for name in ("README.md", "README.ko.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        rows = re.findall(r"^\| (\d) \| \[(\w+)\]\(notebooks/\2\.ipynb\)", text, re.M)
+        assert rows == [(str(int(path.stem[:2])), path.stem) for path in NOTEBOOKS]
 
 
 def test_is_built_like_a_lesson(path, notebook):

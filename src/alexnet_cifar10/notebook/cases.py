@@ -1,12 +1,20 @@
-"""The cases of the exercises: each function that yields is one, by its name, in the order of the notebooks."""
+"""The cases of the exercises: each function that yields is one, by its name, in the order of the notebooks.
 
-from collections.abc import Iterator
+Those of notebook 7 stand beside those of notebook 4, whose networks they train.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, tensor
+from torch import Tensor, nn, tensor
+from torch.amp import GradScaler
 from torch.nn.functional import conv2d, cross_entropy, linear, pad
+from torch.optim import SGD, Adam, Optimizer
+
+from alexnet_cifar10.evaluate import evaluate
+from alexnet_cifar10.train import train_one_epoch
 
 Cases = Iterator[tuple[tuple[Any, ...], Any, str]]  # (arguments, right answer, what to think about when it is another)
 
@@ -123,6 +131,48 @@ def stopping_epoch() -> Cases:
     yield ([0.7, 0.7, 0.7], 0), 0, "A loss that equals the lowest is not above it."
 
 
+def _digits() -> list[Tensor]:
+    """300 handwritten digits [300, 64] with their labels, of which every third is wrong, and 500 others with theirs."""
+    from sklearn.datasets import load_digits
+
+    images, labels = map(torch.from_numpy, load_digits(return_X_y=True))
+    images = images.float() / 16
+    labels[:300:3] = (labels[:300:3] + 1) % 10
+    return [images[:300], labels[:300], images[-500:], labels[-500:]]
+
+
+def linear_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 10))
+
+
+def network_with_batchnorm() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def _losses(new_network: Callable[[], nn.Module], epochs: int, optimizer: type[Optimizer], rate: float) -> list[float]:
+    """Validation losses of a new network after each epoch, of one step on all digits."""
+    model, (images, labels, *valid) = new_network(), _digits()
+    step, scaler, losses = optimizer(model.parameters(), lr=rate), GradScaler(enabled=False), []
+    for _ in range(epochs):
+        train_one_epoch(model, [(images, labels)], step, None, scaler, torch.float32)
+        losses.append(evaluate(model, [valid], images.device).loss)
+    return losses
+
+
+def fit() -> Cases:
+    for new_network, epochs, hint in (
+        (linear_network, 1, "An epoch is one step of Adam on all images, then the validation loss. Count from 1."),
+        (linear_network, 3, "From the second epoch on gradients add up: zero_grad() before each backward()."),
+        (network_with_batchnorm, 1, "Here is BatchNorm: validate in eval()."),
+        (network_with_batchnorm, 30, "After eval(), train() again. The best epoch has the lowest validation loss."),
+    ):
+        losses = _losses(new_network, epochs, Adam, 0.03)
+        best = {"valid_losses": losses, "best_epoch": losses.index(min(losses)) + 1}
+        yield (new_network, *_digits(), epochs), best, hint
+
+
 def momentum_step() -> Cases:
     weight, gradient, velocity = tensor([1.0, -2.0]), tensor([0.5, 0.25]), tensor([2.0, -1.0])
     for rate, momentum, hint in (
@@ -140,6 +190,17 @@ def rate_at() -> Cases:
     yield (10, 0.4, 10, 50), 0.4, "After the warm-up it is at its peak."
     yield (30, 0.4, 10, 50), 0.2, "It falls from step warm_up to step total: at 30 half of that way is done."
     yield (50, 0.4, 10, 50), 0.0, "At the end it is 0 again."
+
+
+def best_rate() -> Cases:
+    for new_network, rates, hint in (
+        (linear_network, [0.1], "Twenty steps of plain SGD on all images; the validation loss after the last one."),
+        (network_with_batchnorm, [0.1], "Here is BatchNorm: validate in eval()."),
+        (linear_network, [1.0, 0.01, 0.1], "Each rate begins with a new network; the best rate has the lowest loss."),
+    ):
+        losses = [_losses(new_network, 20, SGD, rate)[-1] for rate in rates]
+        answer = {"valid_losses": losses, "best": rates[losses.index(min(losses))]}
+        yield (new_network, *_digits(), rates), answer, hint
 
 
 def precision() -> Cases:

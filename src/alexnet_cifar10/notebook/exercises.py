@@ -63,7 +63,9 @@ def _difference(given: Any, expected: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in a few words: long arrays by their shape."""
+    """A value in a few words: long arrays by their shape, functions by their name."""
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
     is_array = isinstance(value, Tensor | np.ndarray | np.generic)
     text = repr(value.tolist() if is_array else value)
     if is_array and len(text) > 60:
