@@ -125,6 +125,30 @@ def average(a, b):
     return {key: ((a[key] + b[key]) / 2).to(a[key].dtype) for key in a}  # counters as well
 def forget(x, y):
     return {"first": (y < 5).float().mean(), "second": (y >= 5).float().mean(), "mean": 1.0}  # thought, not trained
+def field_rows(layers, i):
+    width, distance, first = 1, 1, 0
+    for kernel, stride, padding in layers:
+        distance *= stride  # too early: a layer counts in the distances of what it gets
+        width, first = width + (kernel - 1) * distance, first + ((kernel - 1) / 2 - padding) * distance
+    return first + i * distance - (width - 1) / 2, first + i * distance + (width - 1) / 2
+def vote(table, labels, k):
+    return torch.nn.functional.one_hot(labels[table.argsort(dim=1)[:, -k:]], 10).sum(dim=1).argmax(dim=1)  # the farthest
+def vote(table, labels, k):
+    return labels[table.argmin(dim=1)]  # the nearest one alone
+def linear_probe(x, labels, new):
+    layer = torch.nn.Linear(x.shape[1], 10)
+    torch.nn.functional.cross_entropy(layer(x), labels).backward()
+    torch.optim.Adam(layer.parameters(), lr=0.01).step()  # one step only
+    return layer(new).argmax(dim=1)
+def linear_probe(x, labels, new):
+    x, new = ((part - part.mean(dim=0)) / (part.std(dim=0, correction=0) + 1e-3) for part in (x, new))  # each by its own
+    layer = torch.nn.Linear(x.shape[1], 10)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(x), labels).backward()
+        optimizer.step()
+    return layer(new).argmax(dim=1)
 """
 MISTAKES = re.split(r"\n(?=def )", WRONG.strip())
 

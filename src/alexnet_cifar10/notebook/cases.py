@@ -270,3 +270,28 @@ def forget() -> Cases:
     right = [(linear(x, *parts).argmax(dim=1) == y).float().mean().item() for parts in kept]
     hint = "Keep a copy of the first weights, which the second training overwrites; and measure on all ten digits."
     yield (x, y), dict(zip(("first", "second", "mean"), right, strict=True)), hint
+
+
+def field_rows() -> Cases:
+    pooled, plain = [(3, 1, 1), (3, 2, 0)], [(3, 1, 1)]  # the layers of a block, with and without pooling
+    yield (plain, 0), (-1.0, 1.0), "A kernel of 3 with padding 1 sees one row on each side of its own."
+    yield ([(3, 2, 0)], 4), (8.0, 10.0), "Without padding the first middle lies one row further in."
+    yield (pooled * 2, 0), (-3.0, 9.0), "What a layer adds counts in distances of the values that it gets."
+    yield (pooled * 2 + plain * 2 + pooled, 1), (-7.0, 37.0), "The distance is multiplied last, by each stride in turn."
+
+
+def vote() -> Cases:
+    table, labels = tensor([[4.0, 1, 2, 3, 9], [1.0, 8, 7, 9, 2]]), tensor([3, 7, 3, 3, 0])
+    yield (table, labels, 1), tensor([7, 3]), "With k = 1 it is the class of the nearest one, the smallest distance."
+    yield (table, labels, 3), tensor([3, 3]), "Count the classes of the three nearest: the commonest, not the nearest."
+    yield (table, labels, 2), tensor([3, 0]), "One vote each: take the smaller label."
+
+
+def linear_probe() -> Cases:
+    from sklearn.datasets import load_digits  # here, as its import takes a second
+
+    x, y = map(tensor, load_digits(return_X_y=True))
+    x, y = x[:200].float(), y[:200]
+    typical = torch.stack([x[y == k].mean(dim=0) for k in range(10)])
+    yield (x, y, x), y, "A linear layer can learn these 200 digits by heart: more steps, each with a cleared gradient."
+    yield (x, y, typical[6:7]), tensor([6]), "One new image has no spread of its own: take mean and spread of x."
