@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         provenance = load_images(asked["data"]).provenance
         output_folder = new_folder(runs_root() / "notebooks", f"{datetime.now():%Y%m%d-%H%M%S}")
     except (ParameterError, DataError, OSError, ValueError) as error:  # of RUNS_ROOT, say
-        print(f"Nothing was run. {error}", file=sys.stderr)
+        advice = ". Set RUNS_ROOT to a folder that can be written." if isinstance(error, OSError) else ""
+        print(f"Nothing was run. {error}{advice}", file=sys.stderr)
         return 1
 
     print(provenance)
@@ -88,7 +89,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.notebooks = options.notebooks or list(NOTEBOOKS)
     if missing := [name for name in options.notebooks if not (ROOT / "notebooks" / f"{name}.ipynb").is_file()]:
-        parser.error(f"notebooks/ has no {', '.join(missing)}")
+        parser.error(f"no notebook is called {', '.join(missing)}; write, for example, {TRAINING}")
     return options
 
 
@@ -120,7 +121,7 @@ def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: boo
         first_line = error.source.strip().partition("\n")[0]
         return f"in its cell [{error.exec_count}], which begins with: {first_line}\n{error.ename}: {error.evalue}"
     except DeadKernelError:
-        return "as its kernel died: most often the memory was full. Close other programs, or ask for fewer epochs."
+        return "as its kernel died: most often the memory was full. Close other programs, then run it again."
     except RuntimeError as error:  # nothing has run yet: another process took a port that was free a second before
         if tries and "Kernel died before replying" in str(error):
             return execute(notebook, output, asked, show_output, tries - 1)
@@ -212,5 +213,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\nInterrupted. What was executed so far is in runs/notebooks/.", file=sys.stderr)
+        print(f"\nInterrupted. What was executed so far: {shown(runs_root() / 'notebooks')}", file=sys.stderr)
         sys.exit(130)

@@ -20,15 +20,15 @@ FILES = [(ROOT / name).read_text("utf-8") for name in ("requirements.txt", "cons
 
 TOO_OLD = """Python 3.11 or newer is needed; {} is Python {}. If a newer one is installed, name it, for example:
     make run PYTHON=python3.12        or, without make:  python3.12 scripts/setup.py"""
-NOT_OURS = """{} is behind a link, or has no Python 3.11 and was not made by this set-up: nothing in it is changed.
+NOT_OURS = """{} is behind a link, or has no Python 3.11+ and was not made by this set-up: nothing in it is changed.
 Move .venv away or delete it (of a link, only the link); then run the same command again."""
 NO_PIP = "{} has no pip, and no ensurepip to get it. On Debian and Ubuntu: sudo apt install python3-venv"
 SPACE = """Not enough disk space: {:.1f} GB are free here, at least {:.1f} GB are needed. On Linux PyTorch brings CUDA
-along, about 6 GB, and the downloads are 3 GB more for a while. PyTorch for the processor alone takes 1.5 GB: its page
-"Get started" shows the address of that index (Linux, pip, CPU). Set PIP_EXTRA_INDEX_URL to it; then try again."""
-FAILED = """\nThe installation failed; why stands above. Usual reasons: no connection, a proxy (HTTPS_PROXY), your own
-index (PIP_INDEX_URL; uv reads UV_DEFAULT_INDEX, not pip's settings), a full disk (6 GB on Linux, 1.5 GB elsewhere), an
-Intel Mac or one before macOS 14, a Python so new that PyTorch has no wheel for it yet (name another: make run
+along, about 6 GB, and the downloads are 3 GB more for a while. PyTorch for the processor alone takes 1.5 GB: the page
+"Get started" of PyTorch shows that index (Linux, pip, CPU). Set PIP_EXTRA_INDEX_URL to it; then try again."""
+FAILED = """\nThe installation failed; the reason stands above. Usual ones: no connection, a proxy (HTTPS_PROXY), your
+own index (PIP_INDEX_URL; uv reads UV_DEFAULT_INDEX, not pip's settings), a full disk (6 GB on Linux, 1.5 GB elsewhere),
+an Intel Mac or one before macOS 14, a Python so new that PyTorch has no wheel for it yet (name another: make run
 PYTHON=python3.13). Then run the same command again."""
 
 
@@ -97,4 +97,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. The same command will finish the job.")
     except (OSError, ValueError) as error:  # ValueError: no environment can be in a folder with a colon in its name
-        sys.exit("The set-up stopped: {}.\nIf a program uses .venv, close it; then run it again.".format(error))
+        sys.exit("The set-up stopped: {}.\nIf a program uses .venv, close it; then repeat the command.".format(error))

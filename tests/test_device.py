@@ -84,7 +84,7 @@ def test_a_processor_computes_in_16_bits_only_where_it_can(cpuinfo, dtype, monke
 @pytest.mark.parametrize("name", ["cuda", "gpu", "", "CPU"])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(name, machine_with):
     machine_with("mps")
-    with pytest.raises(ValueError, match=f"device = '{name}': this machine has mps, cpu; 'auto' takes the first"):
+    with pytest.raises(ValueError, match=f"device = '{name}': PyTorch finds mps, cpu here; 'auto' takes the first"):
         pick_device(name)
 
 

@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_place_and_keeps_the_f
         start(small_model(), epochs=3, resume=True, loader=poisoned)
     message = str(refusal.value)
     assert message.startswith("Run 'run', epoch 2: the training loss of step 2 is nan, not a finite number.")
-    assert "The checkpoints of epoch 1 are kept" in message and "learning_rate" in message
+    assert "What earlier epochs gave is kept" in message and "learning_rate" in message
     assert contents(run) == before and run.read_record()["status"] == "failed"
     load_state(run.best_checkpoint)
     assert len(start(small_model(), epochs=2, resume=True).read_history()) == 2, "with good images it goes on"
@@ -240,8 +240,8 @@ def test_a_validation_loss_that_is_not_finite_is_no_improvement_but_an_end(start
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ({"epochs": 0}, "epochs = 0: training needs at least one epoch"),
-        ({"batch_size": 11}, "batch_size = 11: there are only 10 training images"),
+        ({"epochs": 0}, "epochs = 0: it can be a whole number from 1 to 10000"),
+        ({"batch_size": 11}, "batch_size = 11: at most 10 with 10 training images"),
         ({"valid": []}, "no images to make batches of"),
         ({"images": 0}, "no images to make batches of"),
     ],

@@ -23,12 +23,13 @@ def project_root() -> Path:
 def named_folder(variable: str) -> Path | None:
     """The folder that an environment variable names, or None; a relative path starts at `project_root()`.
 
-    Raises `ValueError` for quotes around the path, which Windows passes on as a part of it.
+    Raises `ValueError` for quotes around the path, which Windows passes on as a part of it, or an unknown user's ~.
     """
     value = os.environ.get(variable, "")
-    if value[:1] in ("'", '"'):
-        raise ValueError(f"{variable} = {value}: set it without the quotes.")
-    return project_root() / Path(value).expanduser() if value else None
+    path = os.path.expanduser(value)
+    if path[:1] in ("'", '"', "~"):
+        raise ValueError(f"{variable} = {value}: set it without the {'~' if path[0] == '~' else 'quotes'}.")
+    return project_root() / path if path else None
 
 
 def say(text: str) -> None:

@@ -34,8 +34,8 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     if name == "auto":
         return torch.device(names[0])
     if str(name) not in names:
-        hint = "'auto' takes the first of them, and of several GPUs the first of CUDA_VISIBLE_DEVICES."
-        raise ValueError(f"device = {str(name)!r}: this machine has {', '.join(names)}; {hint}")
+        hint = ", of several GPUs the first of CUDA_VISIBLE_DEVICES." if "cuda" in names else "."
+        raise ValueError(f"device = {str(name)!r}: PyTorch finds {', '.join(names)} here; 'auto' takes the first{hint}")
     return torch.device(name)
 
 

@@ -62,9 +62,10 @@ def check_value(name: str, value: Any) -> None:
     if get_origin(hint) is Annotated and value != getattr(Recipe, name, ...):  # a default is in order
         _, lowest, highest = get_args(hint)
         kind, types = ("a whole number", int) if isinstance(lowest, int) else ("a number", (int, float))
-        for number in value if name == "dropout" else (value,):
-            if not isinstance(number, types) or not lowest <= number <= highest:
-                raise ValueError(f"{name} = {number!r}: it can be {kind} from {lowest} to {highest}.")
+        kind, numbers = ("five numbers, each", value) if name == "dropout" else (kind, (value,))
+        is_five = name != "dropout" or isinstance(value, (tuple, list)) and len(value) == 5
+        if not is_five or not all(isinstance(number, types) and lowest <= number <= highest for number in numbers):
+            raise ValueError(f"{name} = {value!r}: it can be {kind} from {lowest} to {highest}.")
 
 
 # The original tutorial's run, value by value.

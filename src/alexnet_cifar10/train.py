@@ -143,7 +143,7 @@ def _made_of(
     """For `run.json`: the recipe, with the values of the very loader and model that are trained with."""
     images = len(train_loader.labels)
     if train_loader.batch_size > images:
-        raise TrainingError(f"batch_size = {train_loader.batch_size}: there are only {images} training images.")
+        raise TrainingError(f"batch_size = {train_loader.batch_size}: at most {images} with {images} training images.")
     dropout = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
     return {
         "recipe": {**recipe.as_record(), **{key: getattr(train_loader, key) for key in MADE_WITH}, "dropout": dropout},

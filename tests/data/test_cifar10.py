@@ -189,7 +189,7 @@ def test_a_root_may_be_written_in_many_ways(ending, binary_version, mine, monkey
         ("'{here}/datasets'", "set it without the quotes"),
         ('"{here}/datasets"', "set it without the quotes"),
         ("{here}/datasets ", "No such file or directory: .*datasets '"),
-        ("~nobody-of-this-name/x", "home directory"),
+        ("~nobody-of-this-name/x", "= ~nobody-of-this-name/x: set it without the ~"),
         ("locked", "Permission denied: .*locked"),
         ("locked/inner", "Permission denied: .*inner"),
     ],

@@ -175,12 +175,12 @@ def test_a_run_can_be_named(make_run):
 
 
 def test_a_name_that_is_wrong_is_refused_with_those_there_are(make_run):
-    with pytest.raises(CheckpointError, match="there is no such run. Runs: none yet"):
+    with pytest.raises(CheckpointError, match="no such run has a model. Runs: none yet"):
         find_run("cifar10", "frist")
     make_run("second")
     make_run("first")
     for wrong in ("frist", "../first", "first/../second"):
-        with pytest.raises(CheckpointError, match=f"run_name = '{wrong}': there is no such run. Runs: first, second."):
+        with pytest.raises(CheckpointError, match=f"run_name = '{wrong}': no such run has a model.* first, second."):
             find_run("cifar10", wrong)
 
 

@@ -1,4 +1,4 @@
-"""`python -m alexnet_cifar10.data [--download]`: say what is there of CIFAR-10, where, and whether it is verified."""
+"""`python -m alexnet_cifar10.data [--download]`: say what is there of CIFAR-10. `--download` fetches it if need be."""
 
 import sys
 
@@ -13,4 +13,4 @@ try:
     provenance = (load_images("cifar10") if sys.argv[1:] else read_cifar10(label, root)).provenance
     print(f"  {provenance}: {'NOT the official files' if provenance.caveats else 'every file verified'}")
 except DataError as error:
-    sys.exit(str(error))
+    sys.exit(str(error) if sys.argv[1:] else f"{error}\n{__doc__}")

@@ -76,7 +76,7 @@ def find_root() -> tuple[str, Path]:
         named = named_folder("CIFAR10_ROOT")
         if named is not None:
             os.scandir(named).close()
-    except (OSError, ValueError, RuntimeError) as error:  # also quotes, and "~" of a user who does not exist
+    except (OSError, ValueError) as error:  # also quotes, and "~" of a user who does not exist
         raise DataError(str(error), "Set CIFAR10_ROOT to a folder that is there, or unset it for datasets/.") from error
     if named is None:
         return "datasets/", project_root() / "datasets"
@@ -92,7 +92,7 @@ def read_cifar10(label: str, root: Path) -> ImageSet:
             try:
                 return _read_layout(label, root / layout.folder, layout)
             except DataError as error:
-                reasons += error.args
+                reasons.append(f"{error} Move {layout.folder}/ away, and unpack or download a fresh one.")
     raise DataError(*(reasons or [f"{label} ({root}) holds neither {LAYOUTS[0].folder}/ nor {LAYOUTS[1].folder}/."]))
 
 
@@ -108,11 +108,9 @@ def _read_layout(label: str, folder: Path, layout: Layout) -> ImageSet:
         digest = hashlib.new(layout.algorithm, content).hexdigest()
         if digest != official:
             if layout.is_pickle or label == "datasets/":
-                pickled = "It is a pickle, which can run code, so it was not opened. " if layout.is_pickle else ""
-                raise DataError(
-                    f"{where} is not the official file (its {layout.algorithm} is {digest}, not {official}). {pickled}"
-                    f"Move {layout.folder}/ away, and unpack or download a fresh one."
-                )
+                pickled = " It is a pickle, which can run code, so it was not opened." if layout.is_pickle else ""
+                found = f"its {layout.algorithm} is {digest}, not {official}"
+                raise DataError(f"{where} is not the official file ({found}).{pickled}")
             caveats[file] = KNOWN_COPIES.get(digest, f"{file} is not the official file")
         digests[file] = f"{layout.algorithm}:{digest}"
         if layout.is_pickle:

@@ -80,7 +80,7 @@ def download_cifar10(root: Path, layouts: Sequence[Layout], mirrors: Sequence[st
         advice = "Set CIFAR10_ROOT to a folder that is there and can be written"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             needed = 2.2 * max(layout.size for layout in layouts) / 1e6  # the archive, and what it unpacks to
-            advice = f"Free about {needed:.0f} MB there, or set CIFAR10_ROOT to another disk; what came is kept"
+            advice = f"Free about {needed:.0f} MB there, or set CIFAR10_ROOT to a folder elsewhere; what came is kept"
         raise DataError(f"{error.filename or root}: {error.strerror or error}. {advice}.") from error
 
 

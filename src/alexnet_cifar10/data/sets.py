@@ -48,8 +48,8 @@ class Provenance:
             return f"{self.label_test}, from {self.source}"
         notice = (
             "This is not CIFAR-10. Every number below is about handwritten digits.",
-            "So that you can go on, this notebook uses the sample that scikit-learn brings along: 1 797 real scans of "
-            "the digits 0 to 9, enlarged to 32x32.",
+            "So that you can go on, the sample that scikit-learn brings along is used: 1797 real scans of the digits 0 "
+            "to 9, enlarged to 32x32.",
             "CIFAR-10 could not be had:",
             *(f"- {reason}" for reason in self.tried),
             ADVICE,

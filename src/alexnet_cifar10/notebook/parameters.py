@@ -49,7 +49,7 @@ def check_parameters(namespace: dict[str, Any], *names: str) -> None:
                 meant = ast.literal_eval(value) if isinstance(value, str) else str(value)
                 if _rule(name, meant)[0]:
                     option = f"{'-r' if name == 'run_name' else '-p'} {name} {quote(str(meant))}"
-                    message += f" With papermill: {option} (-p reads numbers, True, False and None; -r keeps text)."
+                    message += f" Write {name} = {meant!r}. With papermill: {option} (-p reads numbers, -r keeps text)."
             raise ParameterError(message)
     backend = os.environ.get("MPLBACKEND", "inline")
     if "In" in namespace and not re.search("inline|ipympl|nbagg|notebook|widget|^$", backend, re.IGNORECASE):

@@ -45,7 +45,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise CheckpointError(
             f"{name} cannot be written into {folder}: {error.strerror or error}. What was saved before is untouched. "
-            f"{'Free some space' if full else 'Choose a folder that can be written'} ($RUNS_ROOT is that of all runs)."
+            f"{'Free some space' if full else 'Choose a folder that can be written'} (RUNS_ROOT names that of runs)."
         ) from error
     settle(folder)
 
@@ -68,7 +68,7 @@ def _replace(source: Path, target: Path, tries: int = 40) -> None:
         except PermissionError:
             time.sleep(0.05)
     raise CheckpointError(
-        f"{target} cannot be replaced: close the program that has it open, and go on with resume = True."
+        f"{target} cannot be replaced: close the program that has it open, then try again (training: resume = True)."
     )
 
 
@@ -106,11 +106,11 @@ def load_state(path: Path) -> Any:
             if damaged := archive.testzip():  # PyTorch writes checksums, and does not look at them
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # a damaged file raises nearly anything: RuntimeError, EOFError, KeyError, ...
         other = re.search(r"GLOBAL ([\w.]{1,80})", str(error))  # so PyTorch names a type or function
-        why = f"it is damaged, or it is another kind of file ({type(error).__name__})."
+        why = f"it is damaged, or it is another kind of file ({type(error).__name__}). Make or copy it anew."
         if other:
             hint = "Where it was made, save the weights alone: torch.save(model.state_dict(), ...)."
             why = f"it holds {other[1]}, and what is neither can run code. {hint}"
@@ -133,15 +133,15 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     missing, unexpected = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
     if missing or unexpected:
         raise CheckpointError(
-            f"{refused}of its {len(expected)} keys {len(missing)} are missing {sorted(missing)[:3]} and "
-            f"{len(unexpected)} are unknown {sorted(map(str, unexpected))[:3]}."
+            f"{refused}of its {len(expected)} keys, {len(missing)} missing {sorted(missing)[:3]}; "
+            f"{len(unexpected)} unknown {sorted(map(str, unexpected))[:3]}."
         )
     for key, tensor in expected.items():
         here, wanted = _describe(state_dict[key]), _describe(tensor)
         if here != wanted:
             raise CheckpointError(f"{refused}{key} is {here}, not {wanted}.")
         if not state_dict[key].isfinite().all():
-            raise CheckpointError(f"{path}: {key} has values that are not finite: the training had failed.")
+            raise CheckpointError(f"{path}: {key} has values that are not finite: training failed; take another file.")
     return state_dict
 
 
@@ -160,7 +160,7 @@ def _state_dicts(content: Any, first_key: str, name: str = "", depth: int = 4) -
 
 
 def _describe(value: Any) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def load_model(path: Path, device: torch.device) -> AlexNet:

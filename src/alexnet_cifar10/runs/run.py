@@ -22,9 +22,10 @@ from alexnet_cifar10.runs.report import Report, last_words
 HISTORY_COLUMNS = ("epoch", "train_loss", "valid_loss", "valid_accuracy", "lr", "seconds")
 
 RUN_NAME = (  # what `is_run_name` allows
-    "one plain folder name (letters, digits, _, between them spaces . , + = -; at most 80; not notebooks, and not con, "
-    "nul, com1 or another name that Windows keeps for itself)"
+    "one plain folder name (at most 80 letters, digits and _, between them also spaces and . , + = -; not notebooks, "
+    "con, nul, com1 or another name that Windows keeps for itself)"
 )
+HINT = "Move its folder away, or choose another run_name."
 
 
 class TrainingError(RuntimeError):
@@ -74,15 +75,15 @@ class Run:
             data, result, recipe = record["data"], record["result"], record["recipe"]
             describe_machine(record["machine"])
             numbers = (record["number"], record["seed"], recipe["epochs"], result["epochs"], result["best_epoch"])
-            others = (record["status"], data["dataset"], data["label"], record.get("resumed", []))
-            kinds = [type(value) for value in (*others, result["best_valid_accuracy"])]
-            as_written = kinds == [str, str, str, list, float if result["epochs"] else type(None)]
+            more = record["status"], data["dataset"], data["label"], data.get("digests", {}), record.get("resumed", [])
+            kinds = [type(value) for value in (*more, result["best_valid_accuracy"])]
+            as_written = kinds == [str, str, str, dict, list, float if result["epochs"] else type(None)]
             if not as_written or any(type(value) is not int or not 0 <= value < 2**53 for value in numbers):
                 raise TypeError("a value is of another kind")
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"the run {self.name!r}: its run.json, which says what was trained on what, is missing or damaged "
-                f"({type(error).__name__}: {error})."
+                f"({type(error).__name__}: {error}). {HINT}"
             ) from error
         return record
 
@@ -93,7 +94,7 @@ class Run:
             rows = csv.DictReader(text.splitlines())
             return [{key: float(row[key]) for key in HISTORY_COLUMNS} | {"epoch": int(row["epoch"])} for row in rows]
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise CheckpointError(f"the run {self.name!r}: its history.csv is damaged ({error}).") from error
+            raise CheckpointError(f"the run {self.name!r}: its history.csv is damaged ({error!r}). {HINT}") from error
 
 
 def find_run(dataset: str, name: str | None = None) -> Run | None:
@@ -111,7 +112,7 @@ def find_run(dataset: str, name: str | None = None) -> Run | None:
         newest = {record["number"]: run for run, record in good if record["data"]["dataset"] == dataset}
         return newest[max(newest)] if newest else None
     if name not in found:
-        raise CheckpointError(f"run_name = {name!r}: there is no such run. Runs: {', '.join(found) or 'none yet'}.")
+        raise CheckpointError(f"run_name = {name!r}: no such run has a model. Runs: {', '.join(found) or 'none yet'}.")
     run, record = found[name]
     if isinstance(record, CheckpointError):
         raise record
@@ -130,7 +131,7 @@ def _runs() -> Iterator[tuple[Run, dict[str, Any] | CheckpointError]]:
             with suppress(OSError):  # somebody else's
                 settle(path, tries=1)  # now, so that the history is at least of the record's epoch
             if not record["result"]["best_epoch"] <= record["result"]["epochs"] <= len(run.read_history()):
-                raise CheckpointError(f"the run {run.name!r}: its history.csv lacks epochs that its run.json has.")
+                raise CheckpointError(f"the run {run.name!r}: its history.csv lacks epochs of its run.json. {HINT}")
         except CheckpointError as error:
             record = error
         yield run, record
@@ -164,7 +165,7 @@ class TrainingRun(Run):
                     self._end("failed", error=f"{type(error).__name__}: {error}")
                 if isinstance(error, TrainingError):
                     epochs = len(self.history)
-                    kept = f"The checkpoints of epoch {epochs} are kept" if epochs else "No epoch was completed"
+                    kept = "What earlier epochs gave is kept" if epochs else "No epoch was completed"
                     error.args = (f"Run {self.name!r}, epoch {epochs + 1}: {error} {kept}.",)
                 raise
 
@@ -182,14 +183,14 @@ class TrainingRun(Run):
             if {file.name for file in self.path.iterdir()} - {".lock", ".saving.partial"}:
                 self.read_record()  # else it is not the folder of a run
             if self.resume:
-                say(f"There is no run {self.name!r} to go on with: it begins now.")
+                say(f"The run {self.name!r} has no completed epoch to go on from: it begins now.")
             data, self.place = self.provenance.as_record(), {}
             self.record = {"run_name": self.name, "status": "running", **made_of, "data": data, **place}
             self._write({})
         elif missing or not self.resume:
             hint = "To go on with it: resume = True. To train anew: another run_name, or None for a new name."
             if missing:
-                hint = f"It cannot go on either, for its {missing[0]} is not there: train under another run_name."
+                hint = f"It cannot go on either: its {missing[0]} is not there. Train under another run_name."
             raise TrainingError(f"the run {self.name!r} exists, and it is not overwritten. {hint}")
         else:
             self.record, self.place = self.read_record(), place
@@ -244,7 +245,7 @@ class TrainingRun(Run):
         """Hold the folder named, the newest to resume, or a new one; the system frees it when its owner dies."""
         name = new_name if self.wanted is None else self.wanted
         if not is_run_name(name):
-            raise TrainingError(f"{name!r} is not {RUN_NAME}.")
+            raise TrainingError(f"the run name {name!r} is not {RUN_NAME}.")
         newest = find_run(self.provenance.dataset) if self.resume and self.wanted is None else None
         try:
             if self.wanted is None:
@@ -255,14 +256,13 @@ class TrainingRun(Run):
             hint = "wait for it, or choose another run_name."
             raise TrainingError(f"another process is training into the run {self.name!r}: {hint}") from error
         except OSError as error:
-            hint = "Set the environment variable RUNS_ROOT to a folder that can be, or choose another run_name."
-            where = error.filename or self.path
-            raise TrainingError(f"{where} cannot be written ({error.strerror}). {hint}") from error
+            why = f"{error.filename or self.path} cannot be written ({error.strerror})."
+            raise TrainingError(f"{why} Set the environment variable RUNS_ROOT to another folder.") from error
 
     def _refuse_unless_same(self, made_of: dict[str, Any]) -> None:
         """A run goes on with its own settings only; more epochs are welcome if the schedule does not depend on them."""
         was, now = (
-            {**made["recipe"], **made, "data": data["dataset"], "digests of the data": data.get("digests")}
+            {**made["recipe"], **made, "data": data["dataset"], **data.get("digests", {})}
             for made in (self.record, {**made_of, "data": self.provenance.as_record()})
             for data in [made["data"]]
         )
