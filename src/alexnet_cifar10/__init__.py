@@ -14,10 +14,8 @@ from pathlib import Path
 def project_root() -> Path:
     """The clone that the working directory lies in, or the working directory itself (Colab, an empty folder)."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if os.path.isdir(folder / "src" / "alexnet_cifar10") and os.path.isdir(folder / "notebooks"):
-            return folder
-    return here
+    inside = ("src/alexnet_cifar10", "notebooks")
+    return next((path for path in (here, *here.parents) if all(os.path.isdir(path / part) for part in inside)), here)
 
 
 def named_folder(variable: str) -> Path | None:

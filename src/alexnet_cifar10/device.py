@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +55,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype:
 
 def processor_says(*keys: str) -> str:
     """What Linux tells about the processor under one of these keys of /proc/cpuinfo; "" where it does not."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() in keys:
                 return value.strip()
-    except OSError:
-        pass
     return ""
 
 

@@ -54,11 +54,8 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: 
         raise ValueError("there are no images to evaluate the model on: the loader gave no batch.")
     logits = torch.cat([logits for logits, _ in answers]).float()
     labels = torch.cat([labels for _, labels in answers])
-    return Evaluation(
-        labels=labels.cpu().numpy(),
-        probabilities=logits.softmax(dim=1).cpu().numpy(),
-        loss=float(F.cross_entropy(logits, labels)),
-    )
+    loss = float(F.cross_entropy(logits, labels))
+    return Evaluation(labels.cpu().numpy(), logits.softmax(dim=1).cpu().numpy(), loss)
 
 
 def predict(model: nn.Module, image: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class Recipe:
         for key, value in vars(self).items():
             check_value(key, value)
         used = VALUES_OF[self.optimizer] + VALUES_OF[self.schedule]
-        for key in {key for keys in VALUES_OF.values() for key in keys}:
+        for key in [key for keys in VALUES_OF.values() for key in keys]:
             if (getattr(self, key) is not None) != (key in used):
                 why = f"needs {key}" if key in used else f"does not use {key}: leave it None"
                 raise ValueError(f"{key} = {getattr(self, key)}: {self.optimizer} with {self.schedule} {why}.")
