@@ -1,10 +1,9 @@
 """The whole program on one page: read images, build a network, train it, keep the best, test it.
 
     python one_page.py digits 3                 3 epochs on the scanned digits of scikit-learn
-    python one_page.py cifar-10-batches-py 25   25 epochs on CIFAR-10, a folder of this archive:
-                                        https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz
+    python one_page.py cifar-10-batches-bin 25  25 epochs on CIFAR-10, a folder of this archive:
+                                        https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz
 """
-import pickle
 import sys
 from collections import OrderedDict
 
@@ -22,11 +21,12 @@ if source == "digits":  # notebook 1
     small = small.view(-1, 1, 8, 8) * 255 / 16  # 0..16 becomes 0..255
     images = F.interpolate(small, size=(32, 32), mode="bilinear").round().repeat(1, 3, 1, 1)
     rest, test = train_test_split(range(1797), stratify=labels, test_size=0.2, random_state=42)
-else:  # the files are pickles: open the official ones, never a stranger's
-    names = [f"{source}/data_batch_{i}" for i in range(1, 6)] + [f"{source}/test_batch"]
-    parts = [pickle.load(open(name, "rb"), encoding="latin1") for name in names]
-    images = torch.tensor(np.concatenate([part["data"] for part in parts])).view(-1, 3, 32, 32)
-    labels = torch.tensor(np.concatenate([part["labels"] for part in parts]))
+else:  # notebook 1, exercise read_record: a label and three planes of 32x32, one byte each
+    files = [f"{source}/data_batch_{i}.bin" for i in range(1, 6)] + [f"{source}/test_batch.bin"]
+    records = [np.fromfile(file, np.uint8).reshape(-1, 3073) for file in files]
+    records = torch.tensor(np.concatenate(records))
+    labels = records[:, 0].long()
+    images = records[:, 1:].view(-1, 3, 32, 32)
     rest, test = np.split(np.arange(len(labels)), [len(labels) * 5 // 6])
 train, valid = train_test_split(rest, stratify=labels[rest], test_size=0.2, random_state=42)
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,7 +73,7 @@ for epoch in range(1, int(epochs) + 1):  # notebook 4
     loss, accuracy = evaluate(model, images[valid], labels[valid])
     print(f"{epoch}: train {total / len(train):.6f}, valid {loss:.6f}, accuracy {accuracy:.4f}")
     schedule.step(loss)
-    if accuracy > best:  # notebook 6
+    if accuracy > best:  # the rule of notebook 4
         best = accuracy
         torch.save(model.state_dict(), "best.pth")
 model.load_state_dict(torch.load("best.pth", weights_only=True))
