@@ -490,9 +490,9 @@ def ablation() -> Figure:
     write(sheet, 24, 66, f"{measured_on()}; a dot is a seed, a line their mean", SMALL, color=FAINT)
     axis = chart(sheet, 304, 100, 776, bottom, xlabel="validation accuracy that is lost without it", ylim=(bottom, 100))
     axis.axvline(0, color=INK, linewidth=1)
-    for i, (key, _, instead, _, gains) in enumerate(rows):
+    for i, (key, usual, instead, _, gains) in enumerate(rows):
         y = 129 + 50 * i
-        write(sheet, 24, y - 12, key, SMALL, weight="bold", family="monospace")
+        write(sheet, 24, y - 12, f"no {key}" if usual == "none" else key, SMALL, weight="bold", family="monospace")
         write(sheet, 24, y + 11, f"instead: {instead}", SMALL, color=FAINT)
         axis.plot(gains, [y] * len(gains), "o", color=BLUE, markersize=8, alpha=0.7)
         axis.plot([mean(gains)] * 2, [y - 15, y + 15], color=INK, linewidth=2)

@@ -196,6 +196,11 @@ def table_of_kinds(entries: list[Entry]) -> str:
     )
 
 
+def in_words(value: Any) -> str:
+    """A recipe's value for readers: five dropouts of 0 are none."""
+    return "none" if isinstance(value, list) and not any(value) else str(value)
+
+
 def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], list[float]]]:
     """(value, what it is in `fast`, what it was changed to, validation accuracies, what `fast` gains, seed by seed).
 
@@ -215,7 +220,7 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
         if len(changed) == 1 and pairs and recipe["name"] != "fast":
             (key,) = changed
             gains = [with_it - without for without, with_it in pairs]
-            rows.append((key, str(fast[key]), str(recipe[key]), [without for without, _ in pairs], gains))
+            rows.append((key, in_words(fast[key]), in_words(recipe[key]), [without for without, _ in pairs], gains))
     return sorted(rows, key=lambda row: -mean(row[4]))
 
 
@@ -268,8 +273,9 @@ def rows_for_the_readme(entries: list[Entry]) -> list[str]:
 
 
 def table_of_recipes(entries: list[Entry]) -> str:
-    """The recipes by the time that they take, for a notebook."""
-    rows = [(mean(entry.minutes for entry in same), same) for same in recipes_alone(entries)]
+    """The recipes as they stand, by the time that they take, for a notebook."""
+    as_they_stand = [same for same in recipes_alone(entries) if not same[0].changed]
+    rows = [(mean(entry.minutes for entry in same), same) for same in as_they_stand]
     return table(
         ["recipe", "seeds", "epochs", "best validation accuracy", "minutes"],
         [
@@ -280,9 +286,12 @@ def table_of_recipes(entries: list[Entry]) -> str:
 
 
 def ablation_in_words(entries: list[Entry]) -> str:
-    """The table of what the values of `fast` buy, and which of its rows chance alone would hardly give."""
+    """The table of what the values of `fast` buy, which buy most, and of which the seeds agree."""
+    rows = ablation(entries)
     said: dict[str, list[str]] = {}
-    for key, _, _, _, gains in ablation(entries):
+    large = [f"`{key}` {instead} ({mean(gains):.3f})" for key, _, instead, _, gains in rows if mean(gains) >= 0.01]
+    most = f"Most is lost with {', '.join(large)}. With each of the others: less than 0.01.\n\n" if large else ""
+    for key, _, _, _, gains in rows:
         if len(gains) == 1:
             told = "One seed alone tells nothing about chance"
         elif min(gains) * max(gains) > 0:
@@ -291,11 +300,37 @@ def ablation_in_words(entries: list[Entry]) -> str:
             told = "The seeds disagree, so it cannot be told from chance"
         said.setdefault(told, []).append(f"`{key}`")
     words = "\n".join(f"- {told}: {', '.join(keys)}." for told, keys in said.items())
-    return f"{table_of_ablation(entries)}\n{words}"
+    return f"{table_of_ablation(entries)}\n{most}{words}"
+
+
+def tally_of_bits(entries: list[Entry]) -> str:
+    """How many of the minutes the 16 bits save, for a notebook."""
+    kinds = ("classic", "fast", "fast-no-autocast")
+    classic, fast, slow = (mean(entry.minutes for entry in entries if entry.kind == kind) for kind in kinds)
+    epochs = mean(entry.record["result"]["epochs"] for entry in entries if entry.kind == "classic")
+    return (
+        f"**Tally:** `classic` took {classic:.0f} minutes, `fast` takes {fast:.1f}, and {slow:.1f} with 32 bits. So "
+        f"half the bits save {slow - fast:.0f} minutes. "
+        f"The rest is mostly {FAST.epochs} epochs in place of {epochs:.0f}."
+    )
+
+
+def tally_of_muon(entries: list[Entry]) -> str:
+    """What the optimiser buys, for a notebook."""
+    ((gains, instead),) = ((gains, instead) for key, _, instead, _, gains in ablation(entries) if key == "optimizer")
+    return (
+        f"**Tally:** after the same {FAST.epochs} epochs, Muon gives {mean(gains):.3f} more validation accuracy than "
+        f"{instead.upper()} in its place ({len(gains)} seeds)."
+    )
 
 
 # Cells of notebooks that are written from the records, by what their metadata say under "generated".
-GENERATED: dict[str, Callable[[list[Entry]], str]] = {"recipes": table_of_recipes, "ablation": ablation_in_words}
+GENERATED: dict[str, Callable[[list[Entry]], str]] = {
+    "recipes": table_of_recipes,
+    "ablation": ablation_in_words,
+    "tally of bits": tally_of_bits,
+    "tally of Muon": tally_of_muon,
+}
 
 
 def renew_in_notebooks(entries: list[Entry]) -> None:
