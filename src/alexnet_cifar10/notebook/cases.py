@@ -4,13 +4,14 @@ Those of notebook 7 stand beside those of notebook 4, whose networks they train.
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn, tensor
 from torch.amp import GradScaler
-from torch.nn.functional import conv2d, cross_entropy, linear, pad
+from torch.nn.functional import conv2d, cross_entropy, pad
 from torch.optim import SGD, Adam, Optimizer
 
 from alexnet_cifar10.evaluate import evaluate
@@ -131,14 +132,32 @@ def stopping_epoch() -> Cases:
     yield ([0.7, 0.7, 0.7], 0), 0, "A loss that equals the lowest is not above it."
 
 
-def _digits() -> list[Tensor]:
-    """300 handwritten digits [300, 64] with their labels, of which every third is wrong, and 500 others with theirs."""
-    from sklearn.datasets import load_digits
+def _digits() -> tuple[Tensor, Tensor]:
+    """All handwritten digits, float [1797, 64] in 0..1, and their labels."""
+    from sklearn.datasets import load_digits  # here, as its import takes a second that most exercises do not need
 
     images, labels = map(torch.from_numpy, load_digits(return_X_y=True))
-    images = images.float() / 16
+    return images.float() / 16, labels
+
+
+def _spoilt_digits() -> list[Tensor]:
+    """300 of them with labels of which every third is wrong, and 500 others with theirs."""
+    images, labels = _digits()
     labels[:300:3] = (labels[:300:3] + 1) % 10
     return [images[:300], labels[:300], images[-500:], labels[-500:]]
+
+
+def _zeros(bias: bool) -> nn.Linear:
+    layer = nn.Linear(64, 10, bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _learn(model: nn.Module, step: Optimizer, images: Tensor, labels: Tensor, steps: int, smoothing: float = 0) -> None:
+    """Steps on all images at once."""
+    scaler = GradScaler(enabled=False)
+    train_one_epoch(model, [(images, labels)] * steps, step, None, scaler, torch.float32, smoothing)
 
 
 def linear_network() -> nn.Module:
@@ -153,10 +172,10 @@ def network_with_batchnorm() -> nn.Module:
 
 def _losses(new_network: Callable[[], nn.Module], epochs: int, optimizer: type[Optimizer], rate: float) -> list[float]:
     """Validation losses of a new network after each epoch, of one step on all digits."""
-    model, (images, labels, *valid) = new_network(), _digits()
-    step, scaler, losses = optimizer(model.parameters(), lr=rate), GradScaler(enabled=False), []
+    model, (images, labels, *valid) = new_network(), _spoilt_digits()
+    step, losses = optimizer(model.parameters(), lr=rate), []
     for _ in range(epochs):
-        train_one_epoch(model, [(images, labels)], step, None, scaler, torch.float32)
+        _learn(model, step, images, labels, 1)
         losses.append(evaluate(model, [valid], images.device).loss)
     return losses
 
@@ -170,7 +189,7 @@ def fit() -> Cases:
     ):
         losses = _losses(new_network, epochs, Adam, 0.03)
         best = {"valid_losses": losses, "best_epoch": losses.index(min(losses)) + 1}
-        yield (new_network, *_digits(), epochs), best, hint
+        yield (new_network, *_spoilt_digits(), epochs), best, hint
 
 
 def momentum_step() -> Cases:
@@ -200,7 +219,7 @@ def best_rate() -> Cases:
     ):
         losses = [_losses(new_network, 20, SGD, rate)[-1] for rate in rates]
         answer = {"valid_losses": losses, "best": rates[losses.index(min(losses))]}
-        yield (new_network, *_digits(), rates), answer, hint
+        yield (new_network, *_spoilt_digits(), rates), answer, hint
 
 
 def precision() -> Cases:
@@ -221,16 +240,17 @@ def sign_test() -> Cases:
 
 
 def sure_and_right() -> Cases:
-    from sklearn.datasets import load_digits  # here, as its import takes a second
-
-    digits = load_digits()
-    x, y = tensor(digits.data / 16).float(), tensor(digits.target)
-    for smoothing, steps, accuracy, confidence, hint in (
-        (0.0, 1, 0.440189, 0.139607, "Ask all digits but the first 100; the confidence is the highest probability."),
-        (0.0, 60, 0.802004, 0.651209, "Make 60 plain steps, each with all 100, and clear the gradient after each."),
-        (0.2, 60, 0.802004, 0.516064, "Without smoothing it is right; give `label_smoothing` to the loss."),
+    x, y = _digits()
+    for smoothing, steps, hint in (
+        (0.0, 1, "Ask all digits but the first 100; the confidence is the highest probability."),
+        (0.0, 60, "Make 60 plain steps, each with all 100, and clear the gradient after each."),
+        (0.2, 60, "Without smoothing it is right; give `label_smoothing` to the loss."),
     ):
-        yield (x, y, smoothing, steps), {"accuracy": accuracy, "confidence": confidence}, hint
+        layer = _zeros(bias=False)
+        _learn(layer, SGD(layer.parameters(), lr=1), x[:100], y[:100], steps, smoothing)
+        found = evaluate(layer, [(x[100:], y[100:])], x.device)
+        confidence = float(found.probabilities.max(axis=1).mean())
+        yield (x, y, smoothing, steps), {"accuracy": found.accuracy, "confidence": confidence}, hint
 
 
 def best_temperature() -> Cases:
@@ -255,21 +275,18 @@ def average() -> Cases:
 
 
 def forget() -> Cases:
-    from sklearn.datasets import load_digits  # here, as its import takes a second that the other exercises do not need
-
-    x, y = map(tensor, load_digits(return_X_y=True))
-    x, weights, kept = x.float() / 16, [torch.zeros(size, requires_grad=True) for size in ((10, 64), (10,))], []
+    (x, y), layer, kept = _digits(), _zeros(bias=True), []
     for some in (y < 5, y >= 5):
-        optimizer = torch.optim.Adam(weights, lr=0.05)
-        for _ in range(50):
-            optimizer.zero_grad()
-            cross_entropy(linear(x[some], *weights), y[some]).backward()
-            optimizer.step()
-        kept.append([part.detach().clone() for part in weights])
-    kept.append([(first + second) / 2 for first, second in zip(*kept, strict=True)])
-    right = [(linear(x, *parts).argmax(dim=1) == y).float().mean().item() for parts in kept]
+        _learn(layer, Adam(layer.parameters(), lr=0.05), x[some], y[some], 50)
+        kept.append(deepcopy(layer.state_dict()))
+    first, second = kept
+    accuracies = {}
+    mean = {key: (first[key] + second[key]) / 2 for key in first}
+    for name, weights in {"first": first, "second": second, "mean": mean}.items():
+        layer.load_state_dict(weights)
+        accuracies[name] = evaluate(layer, [(x, y)], x.device).accuracy
     hint = "Keep a copy of the first weights, which the second training overwrites; and measure on all ten digits."
-    yield (x, y), dict(zip(("first", "second", "mean"), right, strict=True)), hint
+    yield (x, y), accuracies, hint
 
 
 def field_rows() -> Cases:
@@ -288,10 +305,7 @@ def vote() -> Cases:
 
 
 def linear_probe() -> Cases:
-    from sklearn.datasets import load_digits  # here, as its import takes a second
-
-    x, y = map(tensor, load_digits(return_X_y=True))
-    x, y = x[:200].float(), y[:200]
+    x, y = (part[:200] for part in _digits())
     typical = torch.stack([x[y == k].mean(dim=0) for k in range(10)])
     yield (x, y, x), y, "A linear layer can learn these 200 digits by heart: more steps, each with a cleared gradient."
     yield (x, y, typical[6:7]), tensor([6]), "One new image has no spread of its own: take mean and spread of x."
