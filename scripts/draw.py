@@ -70,6 +70,18 @@ def write(axis: Axes, x: float, y: float, text: str, size: float = TEXT, **style
         axis.text(x, y + (0.36 + 1.35 * i) * size, line, fontsize=points(size), **{"color": INK} | style)
 
 
+def chart(sheet: Axes, left: float, top: float, right: float, bottom: float, **labels: Any) -> Axes:
+    """Axes on a sheet, in its pixels."""
+    height = sheet.get_ylim()[0]
+    box = (left / WIDTH, 1 - bottom / height, (right - left) / WIDTH, (bottom - top) / height)
+    axis = sheet.figure.add_axes(box, **labels)
+    axis.xaxis.label.set(fontsize=points(SMALL))
+    axis.tick_params(which="both", labelsize=points(SMALL), color=GREY)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
 def tint(colour: str, strength: float) -> tuple[float, ...]:
     """The colour on white: 1 leaves it as it is, 0 leaves nothing of it."""
     return tuple(1 - strength * (1 - part) for part in to_rgb(colour))
@@ -346,7 +358,7 @@ def loop() -> Figure:
 def banner() -> Figure:
     axis = paper(430)
     write(axis, 24, 34, "The same network, trained in two ways", TITLE, weight="bold")
-    chart = axis.figure.add_axes((0.09, 0.165, 0.885, 0.565), xlabel="minutes", ylim=(0.48, 0.97))
+    curves = chart(axis, 72, 116, 780, 359, xlabel="minutes", ylim=(0.48, 0.97))
     described = set()
     for run, colour, line, label_at in ((CLASSIC_RUN, BLUE, "-", 0.73), (FAST_RUN, ORANGE, "--", 0.935)):
         record, history = run.read_record(), run.read_history()
@@ -354,22 +366,18 @@ def banner() -> Figure:
         described.add((record["data"]["label"], f"{there['processor']}, {there['threads']} threads", there["device"]))
         minutes = list(accumulate(row["seconds"] / 60 for row in history))
         accuracies = [row["valid_accuracy"] for row in history]
-        chart.plot(minutes, accuracies, line, color=colour, linewidth=2.4, marker="o", markersize=4.5)
+        curves.plot(minutes, accuracies, line, color=colour, linewidth=2.4, marker="o", markersize=4.5)
         best = record["result"]["best_valid_accuracy"]
         text = f"{record['recipe']['name']}: {best:.3f} after {minutes[-1]:.0f} min, {len(history)} epochs"
         side = "left" if run is FAST_RUN else "right"
         style = {"ha": side, "va": "center", "color": colour, "weight": "bold", "fontsize": points(TEXT)}
-        chart.text(minutes[-1], label_at, text, **style)
+        curves.text(minutes[-1], label_at, text, **style)
     ((dataset, machine, device),) = described
     runs = f"runs {CLASSIC_RUN.name} and {FAST_RUN.name}"
     device = "no GPU" if device == "cpu" else device
     write(axis, 24, 66, f"{dataset}; {machine}, {device}; {runs}", SMALL, color=FAINT)
     write(axis, 24, 96, "validation accuracy", SMALL)
-    chart.set_xlim(0)
-    chart.xaxis.label.set(fontsize=points(SMALL))
-    chart.tick_params(labelsize=points(SMALL), color=GREY)
-    chart.grid(alpha=0.3)
-    chart.spines[["top", "right"]].set_visible(False)
+    curves.set_xlim(0)
     return axis.figure
 
 
@@ -377,33 +385,30 @@ def banner() -> Figure:
 
 
 def which_epoch() -> Figure:
-    history, start, height = CLASSIC_RUN.read_history(), 10, 556
+    history, start = CLASSIC_RUN.read_history(), 10
     lowest = min(history, key=lambda row: row["valid_loss"])
     highest = max(history, key=lambda row: row["valid_accuracy"])
     candidates: dict[int, list[str]] = {}  # epoch -> all that it is
     for row, what in ((lowest, "lowest loss"), (highest, "highest accuracy"), (history[-1], "last")):
         candidates.setdefault(row["epoch"], []).append(what)
-    axis = paper(height)
+    axis = paper(556)
     write(axis, 24, 34, f"Which epoch of {CLASSIC_RUN.name} would you keep?", TITLE, weight="bold")
     label = CLASSIC_RUN.read_record()["data"]["label"]
     write(axis, 24, 66, f"{label}, validation images; epochs {start} to {len(history)}", SMALL, color=FAINT)
     panels = (("valid_loss", BLUE, "loss (nats per image)", 192), ("valid_accuracy", ORANGE, "accuracy", 360))
     for column, colour, name, top in panels:
-        place = (0.09, 1 - (top + 130) / height, 0.87, 130 / height)
-        chart = axis.figure.add_axes(place, xlim=(start - 0.5, len(history) + 0.5))
+        curve = chart(axis, 72, top, 768, top + 130, xlim=(start - 0.5, len(history) + 0.5))
         for epoch in candidates:
-            chart.axvline(epoch, color=INK, linestyle="--", linewidth=1.5)
+            curve.axvline(epoch, color=INK, linestyle="--", linewidth=1.5)
         epochs, values = zip(*((row["epoch"], row[column]) for row in history[start - 1 :]), strict=True)
-        chart.plot(epochs, values, color=colour, linewidth=2.4, marker="o", markersize=4.5)
-        chart.margins(y=0.15)
-        chart.set_title(name, loc="left", fontsize=points(SMALL), color=colour, weight="bold")
-        chart.set_xticks(epochs[::3])
-        chart.tick_params(labelsize=points(SMALL), color=GREY, labelbottom=column == "valid_accuracy")
-        chart.grid(alpha=0.3)
-        chart.spines[["top", "right"]].set_visible(False)
-    chart.set_xlabel("epoch", fontsize=points(SMALL))
+        curve.plot(epochs, values, color=colour, linewidth=2.4, marker="o", markersize=4.5)
+        curve.margins(y=0.15)
+        curve.set_title(name, loc="left", fontsize=points(SMALL), color=colour, weight="bold")
+        curve.set_xticks(epochs[::3])
+        curve.tick_params(labelbottom=column == "valid_accuracy")
+    curve.set_xlabel("epoch")
     for epoch, words in candidates.items():
-        row, (x, _) = history[epoch - 1], chart.transData.transform((epoch, 0))
+        row, (x, _) = history[epoch - 1], curve.transData.transform((epoch, 0))
         write(axis, x, 108, f"epoch {epoch}: {', '.join(words)}", SMALL, ha="right", weight="bold")
         write(axis, x, 134, f"loss {row['valid_loss']:.3f}, accuracy {row['valid_accuracy']:.3f}", SMALL, ha="right")
     return axis.figure
@@ -413,18 +418,6 @@ def which_epoch() -> Figure:
 
 ENTRIES = ledger.read_entries(ROOT / "results")
 STYLE = {"classic": (BLUE, "-"), "fast": (ORANGE, "--"), "fast-long": (GREEN, "-.")}
-
-
-def chart(sheet: Axes, left: float, top: float, right: float, bottom: float, **labels: Any) -> Axes:
-    """Axes on a sheet, in its pixels."""
-    height = sheet.get_ylim()[0]
-    box = (left / WIDTH, 1 - bottom / height, (right - left) / WIDTH, (bottom - top) / height)
-    axis = sheet.figure.add_axes(box, **labels)
-    axis.xaxis.label.set(fontsize=points(SMALL))
-    axis.tick_params(which="both", labelsize=points(SMALL), color=GREY)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    return axis
 
 
 def runs_of(recipe: str) -> list[Run]:

@@ -1,7 +1,7 @@
 """Recipes: what a training run is made of, as plain values."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 # The values that belong to an optimiser or a schedule. Each recipe has those of its own two, and None for the others.
 VALUES_OF = {
@@ -56,7 +56,7 @@ class Recipe:
 
 def check_value(name: str, value: Any) -> None:
     """Raises `ValueError` for a value that is none of the names, or out of the range, beside its type in `Recipe`."""
-    hint = get_type_hints(Recipe, include_extras=True)[name]
+    hint = Recipe.__annotations__[name]
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ValueError(f"{name} = {value!r}: it can be one of {', '.join(get_args(hint))}.")
     if get_origin(hint) is Annotated and value != getattr(Recipe, name, ...):  # a default is in order

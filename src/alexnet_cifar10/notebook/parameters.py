@@ -9,11 +9,11 @@ import os
 import re
 from contextlib import suppress
 from shlex import quote
-from typing import Any
+from typing import Any, get_args
 
 from alexnet_cifar10.data import SOURCES
 from alexnet_cifar10.device import available_devices
-from alexnet_cifar10.recipes import RECIPES
+from alexnet_cifar10.recipes import RECIPES, Recipe
 from alexnet_cifar10.runs.run import RUN_NAME, is_run_name
 
 
@@ -64,14 +64,15 @@ def _rule(name: str, value: Any) -> tuple[bool, str]:
     none, whole, real = value is None, type(value) is int, type(value) in (int, float)  # True is an int for isinstance
     digits, own = "in digits only", "or None for the recipe's own"
     devices = ["auto", *available_devices()] if name == "device" else []  # to ask wakes the GPU
+    if name in ("epochs", "batch_size", "patience"):
+        lowest, highest = get_args(Recipe.__annotations__[name])[1:]
+        return none or (
+            whole and lowest <= value <= highest
+        ), f"a whole number from {lowest} to {highest}, {digits}, {own}"
     return {
         "data": (value in SOURCES, f"one of {', '.join(SOURCES)}"),
         "recipe": (none or value in list(RECIPES), f"one of {', '.join(RECIPES)}, or None"),
-        "epochs": (none or (whole and 1 <= value <= 10_000), f"a whole number from 1 to 10000, {digits}, {own}"),
-        # batch normalisation takes the variance over a batch: one image has none
-        "batch_size": (none or (whole and 2 <= value <= 50_000), f"a whole number from 2 to 50000, {digits}, {own}"),
         "learning_rate": (none or (real and 0 < value <= 10), f"a number above 0, at most 10, {own}"),
-        "patience": (none or (whole and 0 <= value <= 10_000), f"a whole number from 0 to 10000, {digits}, {own}"),
         "device": (str(value) in devices, f"one of {', '.join(devices)} on this machine"),  # or the torch.device itself
         "seed": (whole and 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}, {digits}"),
         "run_name": (none or is_run_name(value), f"{RUN_NAME}, or None"),
