@@ -1,4 +1,4 @@
-"""The six notebooks in a real JupyterLab: Run All, the stop button, a restart. Screenshots go to runs/browser/."""
+"""The notebooks in a real JupyterLab: Run All, the stop button, a restart. Screenshots go to runs/browser/."""
 
 import json
 import os

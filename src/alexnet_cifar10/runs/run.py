@@ -261,14 +261,14 @@ class TrainingRun(Run):
 
     def _refuse_unless_same(self, made_of: dict[str, Any]) -> None:
         """A run goes on with its own settings only; more epochs are welcome if the schedule does not depend on them."""
-        was, now = (
-            {**made["recipe"], **made, "data": data["dataset"], **data.get("digests", {})}
-            for made in (self.record, {**made_of, "data": self.provenance.as_record()})
-            for data in [made["data"]]
-        )
+
+        def settings(data: dict[str, Any], recipe: dict[str, Any], **others: Any) -> dict[str, Any]:
+            return {**recipe, **others, "data": data["dataset"], **data.get("digests", {})}
+
+        was, now = settings(**self.record), settings(self.provenance.as_record(), **made_of)
         if now["schedule"] == "plateau" and now["epochs"] >= self.record["result"]["epochs"]:
             was["epochs"] = now["epochs"]
-        differing = [key for key in now if key != "recipe" and was.get(key) != now[key]]
+        differing = [key for key in now if was.get(key) != now[key]]
         if differing:
             changed = "; ".join(f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in differing)
             hint = "Set them back, or train anew under another run_name."
