@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.model import AlexNet, whiten
 from alexnet_cifar10.runs.files import load_checkpoint, save_checkpoint
 
 BLOCK_CHANNELS = [(3, 96), (96, 256), (256, 384), (384, 384), (384, 256)]
@@ -115,6 +115,38 @@ def test_same_random_numbers_drop_what_the_original_drops(images, trained_a_litt
         ours = trained_a_little.train()(images)
         torch.manual_seed(5)
         assert torch.equal(original(images), ours)
+
+
+def test_whitened_filters_are_principal_directions_their_negatives_and_mixtures_that_all_directions_share():
+    generator = torch.Generator().manual_seed(0)
+    coarse = 255 * torch.rand(40, 3, 8, 8, generator=generator)
+    images = F.interpolate(coarse, 32, mode="bilinear").add(8 * torch.rand(40, 3, 32, 32, generator=generator))
+    images = images.clamp(0, 255).byte().permute(0, 2, 3, 1)  # neighbours are alike, as in photographs
+    model = AlexNet()
+    old = model.conv_block1[0].weight.detach().flatten(1).clone()
+    whiten(model, images)
+    new = model.conv_block1[0].weight.detach().flatten(1)
+    torch.testing.assert_close(new.norm(dim=1), old.norm(dim=1))
+    unit = F.normalize(new)
+    patches = F.unfold(images.permute(0, 3, 1, 2).float(), 3).transpose(0, 1).flatten(1)
+    seen = torch.cov(unit[:27] @ patches)
+    deviations = seen.diagonal().sqrt()
+    assert (deviations.max() / deviations.min()) > 10, "the patches vary in some directions more than in others"
+    torch.testing.assert_close(seen / deviations / deviations[:, None], torch.eye(27), atol=0.01, rtol=0)
+    torch.testing.assert_close(unit[27:54], -unit[:27])
+    shares = (unit[54:] @ unit[:27].T * deviations).abs()  # what each direction brings to each mixture
+    torch.testing.assert_close(F.normalize(shares), F.normalize(old[:42].abs()), atol=0.01, rtol=0)
+
+
+def test_whitening_stays_finite_where_all_colours_are_the_same(digits):
+    model = AlexNet()
+    whiten(model, torch.from_numpy(digits.train.data[:50]))
+    assert model.conv_block1[0].weight.isfinite().all() and model.conv_block1[0].weight.std() > 0.05
+
+
+def test_a_model_without_a_convolution_cannot_be_whitened(digits):
+    with pytest.raises(ValueError, match="whitening = True: this model has no convolution"):
+        whiten(nn.Linear(3072, 10), torch.from_numpy(digits.train.data[:50]))
 
 
 def test_logits_are_equal_twice_in_eval_and_different_in_train(images, trained_a_little):

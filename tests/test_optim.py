@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.optim import Muon, make_optimizer, orthogonalize
+from alexnet_cifar10.optim import Muon, make_optimizer, make_schedule, orthogonalize
 from alexnet_cifar10.recipes import FAST
 
 
@@ -104,7 +104,20 @@ def test_fast_makes_the_steps_of_the_hidden_layers_orthogonal_and_forgets_no_wei
     assert len(hidden["params"]) + len(rest["params"]) == len(names)
 
 
+def test_all_but_hidden_weights_learn_at_a_fraction_of_the_rate_from_the_first_step_to_the_last():
+    model = small_network()
+    recipe = replace(FAST, learning_rate=0.1, others_rate=0.25)
+    optimizer = make_optimizer(model, recipe, torch.float32)
+    schedule = make_schedule(optimizer, recipe, steps=10)
+    for _ in range(10):
+        hidden, rest = optimizer.param_groups
+        assert 0 < hidden["lr"] <= 0.1 and rest["lr"] == pytest.approx(hidden["lr"] / 4)
+        optimizer.step()
+        schedule.step()
+
+
 def test_sgd_is_pytorchs_own_with_nesterov_momentum():
-    optimizer = make_optimizer(small_network(), replace(FAST, optimizer="sgd", weight_decay=None), torch.float32)
+    recipe = replace(FAST, optimizer="sgd", weight_decay=None, others_rate=None)
+    optimizer = make_optimizer(small_network(), recipe, torch.float32)
     assert type(optimizer) is torch.optim.SGD
-    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (FAST.momentum, True)

@@ -18,6 +18,8 @@ OTHER = {
     "warm_up": 0.9,
     "momentum": 0.3,
     "weight_decay": 0.7,
+    "others_rate": 0.5,
+    "whitening": True,
     "label_smoothing": 0.3,
     "flip": True,
     "shift": 3,
@@ -25,7 +27,7 @@ OTHER = {
     "autocast": True,
     "patience": 0,
 }
-OPTIMIZERS = {"adam": {}, "sgd": {"momentum": 0.9}, "muon": {"momentum": 0.9, "weight_decay": 0.0}}
+OPTIMIZERS = {"adam": {}, "sgd": {"momentum": 0.9}, "muon": {"momentum": 0.9, "weight_decay": 0.0, "others_rate": 1.0}}
 SCHEDULES = {"plateau": {"plateau_factor": 0.1, "plateau_patience": 0}, "one-cycle": {"warm_up": 0.2}}
 
 
@@ -86,6 +88,7 @@ def test_the_test_above_has_every_field():
 @pytest.mark.parametrize(("optimizer", "schedule", "field"), [
     ("sgd", "plateau", "momentum"),
     ("muon", "plateau", "weight_decay"),
+    ("muon", "one-cycle", "others_rate"),
     ("adam", "plateau", "plateau_factor"),
     ("adam", "one-cycle", "warm_up"),
 ])  # fmt: skip
@@ -112,6 +115,7 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do(change):
     (FAST, "warm_up", [-0.1, 1.5]),
     (FAST, "momentum", [-0.1, 2]),
     (FAST, "weight_decay", [-0.01, 11]),
+    (FAST, "others_rate", [-1, 11]),
     (FAST, "label_smoothing", [-0.1, 1.1]),
     (FAST, "shift", [-1, 32, 1.5]),
     (FAST, "cutout", [-1, 32, 1.5]),
@@ -124,7 +128,7 @@ def test_a_number_out_of_its_range_is_refused(recipe, field, values):
 
 def test_the_test_above_has_every_number():
     (ranges,) = (m.args[1] for m in test_a_number_out_of_its_range_is_refused.pytestmark)
-    words = {"optimizer", "schedule", "name", "flip", "autocast"}
+    words = {"optimizer", "schedule", "name", "flip", "autocast", "whitening"}
     assert {field.name for field in fields(Recipe)} == {field for _, field, _ in ranges} | words
 
 

@@ -301,8 +301,8 @@ def precision(request, monkeypatch):
 
 
 def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
-    few = {"images": 6, "valid": range(20, 22), "epochs": 2}
-    whole = start(base=LONG, **few, run_name="whole")  # FAST, and more
+    few = {"images": 6, "valid": range(20, 22), "epochs": 2, "whitening": True, "others_rate": 0.25}
+    whole = start(base=LONG, **few, run_name="whole")  # all that FAST has, and more
     assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
     start(base=LONG, **few, loader=interrupted_in(2))
     run = start(base=LONG, **few, resume=True)
@@ -388,7 +388,8 @@ def test_label_smoothing_is_for_training_and_not_for_validation(start, digits):
         torch.manual_seed(3)
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
 
-    run = start(model(), base=FAST, flip=False, shift=0, label_smoothing=0.3, autocast=False, learning_rate=1e-30)
+    still = {"learning_rate": 1e-30, "whitening": False, "flip": False, "shift": 0, "autocast": False}
+    run = start(model(), base=FAST, label_smoothing=0.3, **still)
     (row,) = run.read_history()
     for column, indices, smoothing in (("train_loss", range(10), 0.3), ("valid_loss", range(20, 26), 0.0)):
         images, labels = zip(*(digits.train[i] for i in indices), strict=True)

@@ -7,6 +7,7 @@ smaller kernels and strides because the images are 32x32 and not 224x224, and ba
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class AlexNet(nn.Module):
@@ -65,3 +66,25 @@ class AlexNet(nn.Module):
         x = self.dropout1(torch.flatten(x, 1))  # [N, 2304]
         x = torch.relu(self.dropout2(self.batch_norm(self.linear1(x))))  # [N, 512]
         return self.linear2(x)
+
+
+@torch.no_grad()
+def whiten(model: nn.Module, images: Tensor) -> None:
+    """Whitening: filters of the first convolution that make patches of `images` (uint8 [N, H, W, 3]) uncorrelated.
+
+    A patch is 3x3 pixels in three colours: 27 numbers. Its principal directions (brightness, edges, colours, ...) and
+    their negatives, as ReLU keeps one side only, are the first 54 filters. The others are random mixtures of the
+    directions, each divided by its standard deviation. All keep the lengths that they had: BatchNorm undoes lengths.
+    After Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024. Raises `ValueError` for a model without one.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        raise ValueError("whitening = True: this model has no convolution to whiten; replace it by False.")
+    weight = convolutions[0].weight  # [96, 3, 3, 3]
+    pixels = images.permute(0, 3, 1, 2).cpu().double()
+    patches = F.unfold(pixels, weight.shape[2:]).transpose(0, 1).flatten(1)  # [27, patches]
+    variances, directions = torch.linalg.eigh(torch.cov(patches))  # [27] and, as columns, [27, 27]
+    old = weight.flatten(1).cpu().double()  # [96, 27]
+    mixtures = old / variances.clamp(min=1 / 12).sqrt() @ directions.T  # 1 / 12: what rounding to whole levels adds
+    filters = torch.cat([directions.T, -directions.T, mixtures])[: len(old)]
+    weight.copy_((F.normalize(filters) * old.norm(dim=1, keepdim=True)).view_as(weight))

@@ -75,7 +75,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe, precision: torch.dtype) -> 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     hidden = [parameter for parameter in parameters if parameter.ndim > 1][1:-1]  # not the first and the last layer
     others = [parameter for parameter in parameters if not any(parameter is weight for weight in hidden)]
-    groups = [{"params": hidden, "orthogonal": True, "weight_decay": recipe.weight_decay}, {"params": others}]
+    groups = [{"params": hidden, "orthogonal": True, "weight_decay": recipe.weight_decay}]
+    groups += [{"params": others, "lr": recipe.learning_rate * recipe.others_rate}]
     # float16 has too small a range for the iteration
     precision = torch.bfloat16 if precision == torch.bfloat16 else torch.float32
     return Muon(groups, lr=recipe.learning_rate, momentum=recipe.momentum, precision=precision)

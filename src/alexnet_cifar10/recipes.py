@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 VALUES_OF = {
     "adam": (),
     "sgd": ("momentum",),
-    "muon": ("momentum", "weight_decay"),
+    "muon": ("momentum", "weight_decay", "others_rate"),
     "plateau": ("plateau_factor", "plateau_patience"),
     "one-cycle": ("warm_up",),
 }
@@ -33,6 +33,8 @@ class Recipe:
     warm_up: Annotated[float | None, 0.0, 1.0] = None  # "one-cycle": the fraction of all steps in which the rate rises
     momentum: Annotated[float | None, 0.0, 0.999] = None
     weight_decay: Annotated[float | None, 0.0, 10.0] = None  # hidden layers lose this, times the rate, in each step
+    others_rate: Annotated[float | None, 0.0, 10.0] = None  # fraction of the rate for all but hidden layers' weights
+    whitening: bool = False  # the first convolution starts with the principal directions of the images' patches
     label_smoothing: Annotated[float, 0.0, 1.0] = 0.0  # fraction of each label that goes to all ten classes alike
     flip: bool = False  # each image is seen mirrored in every second epoch
     shift: Annotated[int, 0, 31] = 0  # each image is moved by up to this many pixels both ways, anew in each epoch
@@ -82,35 +84,52 @@ CLASSIC = Recipe(
     patience=7,
 )
 
-# The same network, trained to the original's accuracy in an eighth of its epochs.
+# The same network, trained to the original's accuracy in a twelfth of its epochs.
 FAST = Recipe(
     name="fast",
-    epochs=3,
-    batch_size=256,
+    epochs=2,
+    batch_size=128,  # twice the steps of 256, and an epoch takes no longer
     optimizer="muon",
-    learning_rate=0.05,
+    learning_rate=0.08,  # high, as each step of low momentum moves less
     schedule="one-cycle",
-    dropout=(0.0, 0.0, 0.0, 0.0, 0.0),
+    dropout=(0.0, 0.0, 0.0, 0.0, 0.0),  # who sees an image twice learns nothing by heart
     warm_up=0.2,
-    momentum=0.9,
+    momentum=0.6,  # of 626 steps, a velocity that remembers ten would waste some
     weight_decay=0.0,
+    others_rate=0.25,  # their steps are not orthogonal, and would be long at this rate
+    whitening=True,  # what the first layer would take part of an epoch to find
     label_smoothing=0.1,
     flip=True,
-    shift=2,
+    shift=1,  # an image that is seen twice needs little change
     autocast=True,
 )
 
-# FAST for as many epochs as the original took, on harder images, with one dropout and weight decay.
+# As many epochs as the original took, on harder images, with one dropout and weight decay.
 LONG = replace(
-    FAST, name="fast-long", epochs=24, weight_decay=0.05, dropout=(*FAST.dropout[:4], 0.3), shift=4, cutout=10
+    FAST,
+    name="fast-long",
+    epochs=24,
+    batch_size=256,
+    learning_rate=0.05,
+    dropout=(0.0, 0.0, 0.0, 0.0, 0.3),
+    momentum=0.9,
+    weight_decay=0.05,
+    others_rate=1.0,
+    whitening=False,
+    shift=4,
+    cutout=10,
 )
 
 # FAST with one value changed back, to see what it buys.
 ABLATIONS = (
+    replace(FAST, name="fast-no-whitening", whitening=False),
+    replace(FAST, name="fast-batch-256", batch_size=256),
+    replace(FAST, name="fast-momentum-0.9", momentum=0.9),
+    replace(FAST, name="fast-one-rate", others_rate=1.0),
     replace(FAST, name="fast-no-flip", flip=False),
     replace(FAST, name="fast-no-shift", shift=0),
     replace(FAST, name="fast-no-smoothing", label_smoothing=0.0),
-    replace(FAST, name="fast-sgd", optimizer="sgd", weight_decay=None),
+    replace(FAST, name="fast-sgd", optimizer="sgd", weight_decay=None, others_rate=None),
     replace(FAST, name="fast-with-dropout", dropout=CLASSIC.dropout),
     replace(FAST, name="fast-no-autocast", autocast=False),
 )

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from alexnet_cifar10.batches import MADE_WITH, DeviceLoader
 from alexnet_cifar10.device import autocast, autocast_dtype, deterministic, memory_format, seed_everything
 from alexnet_cifar10.evaluate import evaluate
+from alexnet_cifar10.model import whiten
 from alexnet_cifar10.optim import make_optimizer, make_schedule
 from alexnet_cifar10.recipes import Recipe
 from alexnet_cifar10.runs import TrainingError, TrainingRun, here_and_now
@@ -35,6 +36,8 @@ def train(
     precision = autocast_dtype(device) if recipe.autocast else torch.float32
     with run.recording(), deterministic(device):
         run.begin(_made_of(recipe, model, train_loader, valid_loader), here_and_now(device, precision))
+        if recipe.whitening:
+            whiten(model, train_loader.images[:256])
         model.to(memory_format=memory_format(device))
         optimizer = make_optimizer(model, recipe, precision)
         schedule = make_schedule(optimizer, recipe, steps=recipe.epochs * len(train_loader))
