@@ -22,12 +22,12 @@ from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.device import memory_format, pick_device
 from alexnet_cifar10.evaluate import evaluate
-from alexnet_cifar10.recipes import ABLATIONS, FAST, RECIPES
+from alexnet_cifar10.notebook.parameters import OF_RECIPE
+from alexnet_cifar10.recipes import FAST, RECIPES, VALUES_OF, Recipe
 from alexnet_cifar10.runs import CheckpointError, Run, describe_machine, load_model, machine, runs_root
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-PARAMETERS = ("epochs", "batch_size", "learning_rate", "patience")  # of notebook 4, that change its recipe
 
 HEAD = """# The ledger
 
@@ -64,14 +64,16 @@ class Entry:
     test: dict[str, Any] | None
 
     @property
-    def named(self) -> dict[str, Any]:
-        """The values of the recipe of this name, as a record has them; {} if there is none any more."""
-        recipe = RECIPES.get(self.record["recipe"]["name"])
-        return recipe.as_record() if recipe else {}
+    def recipe(self) -> dict[str, Any]:
+        """The values that it was trained with; what did not exist then has its default."""
+        return Recipe(**self.record["recipe"]).as_record()
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        return self.record["recipe"]
+    def changed(self) -> dict[str, Any]:
+        """What the recipe of this name has otherwise, without what only another optimiser or schedule would use."""
+        named = RECIPES[self.recipe["name"]].as_record() if self.recipe["name"] in RECIPES else self.recipe
+        unused = {key for keys in VALUES_OF.values() for key in keys if self.recipe[key] is None}
+        return {key: value for key, value in self.recipe.items() if named[key] != value and key not in unused}
 
     @property
     def machine(self) -> str:
@@ -92,25 +94,20 @@ class Entry:
         return self.record["result"]["seconds"] / 60
 
     @property
-    def changed(self) -> dict[str, Any]:
-        """What the recipe of this name has not, or has otherwise."""
-        return {key: value for key, value in self.recipe.items() if self.named.get(key) != value}
-
-    @property
     def kind(self) -> str:
         """The recipe's name, and what of it was changed: runs that differ only in their seed have the same."""
-        if not self.named:
-            return f"{self.recipe['name']} (of {self.record['git_commit']})"
         return ", ".join([self.recipe["name"], *(f"{key} {value}" for key, value in self.changed.items())])
 
     @property
     def command(self) -> str:
-        changed = {key: value for key, value in self.changed.items() if self.named and key in PARAMETERS}
-        asked = {"data": self.record["data"]["dataset"], "recipe": self.recipe["name"], **changed}
+        asked = {key: value for key, value in self.changed.items() if key in OF_RECIPE}
+        asked = {"data": self.record["data"]["dataset"], "recipe": self.recipe["name"], **asked}
         asked["seed"] = self.record["seed"]
-        parameters = [word for key, value in asked.items() for word in ("-p", key, str(value))]
-        notebooks = ["notebooks/04_train.ipynb", "out.ipynb"]
-        return shlex.join(["papermill", *notebooks, *parameters, "-r", "run_name", self.run.name])
+        words = ["papermill", "notebooks/04_train.ipynb", "out.ipynb"]
+        words += [word for key, value in asked.items() for word in ("-p", key, str(value))]
+        if others := {key: value for key, value in self.changed.items() if key not in OF_RECIPE}:
+            words += ["-y", json.dumps({"changes": others})]
+        return shlex.join([*words, "-r", "run_name", self.run.name])
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -217,7 +214,7 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
         recipe = same[0].recipe  # a value that is None belongs to the optimiser or schedule that was changed
         changed = [key for key in fast if key != "name" and recipe[key] is not None and recipe[key] != fast[key]]
         pairs = [(entry.valid, standard[comparable(entry)]) for entry in same if comparable(entry) in standard]
-        if len(changed) == 1 and pairs and recipe["name"] != "fast":
+        if len(changed) == 1 and changed != ["epochs"] and pairs:
             (key,) = changed
             gains = [with_it - without for without, with_it in pairs]
             rows.append((key, in_words(fast[key]), in_words(recipe[key]), [without for without, _ in pairs], gains))
@@ -254,8 +251,7 @@ def table_of_runs(entries: list[Entry]) -> str:
 
 def recipes_alone(entries: list[Entry]) -> list[list[Entry]]:
     """The runs by kind, without those that are there only to be compared with `fast`."""
-    left_out = {recipe.name for recipe in ABLATIONS}
-    return [same for same in by_kind(entries) if same[0].recipe["name"] not in left_out]
+    return [same for same in by_kind(entries) if same[0].changed.keys() <= {"epochs"}]
 
 
 def rows_for_the_readme(entries: list[Entry]) -> list[str]:
@@ -305,7 +301,7 @@ def ablation_in_words(entries: list[Entry]) -> str:
 
 def tally_of_bits(entries: list[Entry]) -> str:
     """How many of the minutes the 16 bits save, for a notebook."""
-    kinds = ("classic", "fast", "fast-no-autocast")
+    kinds = ("classic", "fast", "fast, autocast False")
     classic, fast, slow = (mean(entry.minutes for entry in entries if entry.kind == kind) for kind in kinds)
     epochs = mean(entry.record["result"]["epochs"] for entry in entries if entry.kind == "classic")
     return (
@@ -413,12 +409,10 @@ def keep(name: str) -> None:
     record = run.read_record()
     if record["status"] != "finished":
         raise CheckpointError(f"the run {name!r} is not finished ({record['status']}): resume it first.")
-    if made_by_hand := [
-        f"{key} {value}" for key, value in Entry(run, record, None).changed.items() if key not in PARAMETERS
-    ]:
+    if record["recipe"]["name"] not in RECIPES:
         raise CheckpointError(
-            f"no command makes the run {name!r} again: there is no recipe {record['recipe']['name']!r} with "
-            f"{', '.join(made_by_hand)}. Give it a recipe of its own in recipes.py, commit, and train with it."
+            f"no command makes the run {name!r} again: there is no recipe {record['recipe']['name']!r}. Train one of "
+            f"{', '.join(RECIPES)} with the parameter changes of notebook 4."
         )
     images = load_images("cifar10")
     if images.provenance.digests != record["data"]["digests"]:

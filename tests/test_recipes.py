@@ -141,3 +141,16 @@ def test_a_recipe_takes_what_is_given_and_keeps_the_rest():
     assert choose_recipe("classic", epochs=None) == CLASSIC
     assert choose_recipe("classic", epochs=3, patience=0) == replace(CLASSIC, epochs=3, patience=0)
     assert choose_recipe("fast") == FAST == RECIPES["fast"]
+
+
+def test_what_another_optimiser_or_schedule_does_not_use_is_left_out():
+    sgd = choose_recipe("fast", optimizer="sgd", label_smoothing=0.0)
+    assert sgd == replace(FAST, optimizer="sgd", weight_decay=None, others_rate=None, label_smoothing=0.0)
+    constant = choose_recipe("classic", schedule="one-cycle", warm_up=0.1)
+    assert constant == replace(CLASSIC, schedule="one-cycle", warm_up=0.1, plateau_factor=None, plateau_patience=None)
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adam", "momentum": 0.9}, {"optimizer": "adamw"}])
+def test_what_is_asked_for_and_not_used_is_refused_and_not_left_out(changes):
+    with pytest.raises(ValueError, match=f"{list(changes)[-1]} = "):
+        choose_recipe("fast", **changes)

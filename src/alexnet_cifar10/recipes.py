@@ -120,31 +120,19 @@ LONG = replace(
     cutout=10,
 )
 
-# FAST with one value changed back, to see what it buys.
-ABLATIONS = (
-    replace(FAST, name="fast-no-whitening", whitening=False),
-    replace(FAST, name="fast-batch-256", batch_size=256),
-    replace(FAST, name="fast-momentum-0.9", momentum=0.9),
-    replace(FAST, name="fast-one-rate", others_rate=1.0),
-    replace(FAST, name="fast-no-flip", flip=False),
-    replace(FAST, name="fast-no-shift", shift=0),
-    replace(FAST, name="fast-no-smoothing", label_smoothing=0.0),
-    replace(FAST, name="fast-sgd", optimizer="sgd", weight_decay=None, others_rate=None),
-    replace(FAST, name="fast-with-dropout", dropout=CLASSIC.dropout),
-    replace(FAST, name="fast-no-autocast", autocast=False),
-)
-
-RECIPES = {recipe.name: recipe for recipe in (CLASSIC, FAST, LONG, *ABLATIONS)}
+RECIPES = {recipe.name: recipe for recipe in (CLASSIC, FAST, LONG)}
 
 
 def choose_recipe(name: str | None, dataset: str = "cifar10", **changes: Any) -> Recipe:
     """The recipe called `name`, with every value of `changes` that is not None in place of its own.
 
-    Without a name: CLASSIC if `epochs` are set, or else what trains in minutes. On the handwritten digits that is
-    CLASSIC with ten epochs, as they are too few for FAST.
+    What another optimiser or schedule does not use is None then. Without a name: CLASSIC if `epochs` are set, or else
+    what trains in minutes. On the handwritten digits that is CLASSIC with ten epochs, as they are too few for FAST.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
-    if name is None:
-        usual = {"cifar10": FAST, "digits": replace(CLASSIC, epochs=10)}[dataset]
-        return replace(CLASSIC if "epochs" in changes else usual, **changes)
-    return replace(RECIPES[name], **changes)
+    usual = {"cifar10": FAST, "digits": replace(CLASSIC, epochs=10)}[dataset]
+    recipe = RECIPES[name] if name else CLASSIC if "epochs" in changes else usual
+    parts = (changes.get(part, getattr(recipe, part)) for part in ("optimizer", "schedule"))
+    used = [key for part in parts for key in VALUES_OF.get(part, ())]
+    not_used = {key: None for keys in VALUES_OF.values() for key in keys if key not in used}
+    return replace(recipe, **{**not_used, **changes})

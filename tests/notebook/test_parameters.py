@@ -21,6 +21,7 @@ GOOD = {
     "batch_size": [None, 2, 16, 50_000],
     "learning_rate": [None, 1e-3, 1, 10],
     "patience": [None, 0, 7],
+    "changes": [{}, {"flip": False, "momentum": 0.9}],
     "seed": [0, 42, 2**32 - 1],
     "device": ["auto", "cpu"],
     "run_name": [None, "first", "run 1", "학습-1", "a.b", "a_b", "communicate", "x", "a" * 80, "학" * 80],
@@ -37,11 +38,15 @@ BAD = {
     "batch_size": [0, 1, 50_001, *NO_COUNT],
     "learning_rate": [0, 0.0, -1e-3, 10.1, math.nan, math.inf, True, "1e-3", "null", [1e-3], 1j],
     "patience": NO_COUNT,
+    "changes": [None, "{}", ["flip"], {"flop": True}, {"epochs": 3}, {"name": "mine"}],
     "seed": [None, 2**32, *NO_COUNT[:-1]],
     "device": ["gpu", "cuda:0", "CPU", "null", "", None, 0, True, ["cpu"]],
     "run_name": [*NO_NAME, "notebooks", "Notebooks", "a" * 81, "𠮷" * 61, 3, True],
     "resume": ["true", "false", "True", "null", "", None, 0, 1, [True]],
 }
+
+
+OPENINGS = ("one of ", "a whole number", "a number", "one plain", "True", "a dictionary")
 
 
 def in_cases(values_of):
@@ -92,7 +97,7 @@ def test_bad_values_are_refused_with_name_value_and_what_is_allowed(name, value,
     message = refusal({**namespace, name: value}, *GOOD)
     assert message.startswith(f"{name} = {value!r}")
     assert f"is not allowed; {name} is " in message
-    assert message.split(f"; {name} is ")[1].startswith(("one of ", "a whole number", "a number", "one plain", "True"))
+    assert message.split(f"; {name} is ")[1].startswith(OPENINGS)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,7 @@ def test_a_refusal_says_what_is_allowed_and_names_no_option_of_papermill_where_n
         ("epochs", "None", "-p epochs None "),
         ("learning_rate", "1e-3", "-p learning_rate 0.001 "),
         ("resume", "True", "-p resume True "),
+        ("changes", "{'flip': False}", """-y '{"changes": {"flip": false}}' """),
     ],
 )
 def test_where_only_the_type_is_wrong_the_message_names_the_option_of_papermill_to_take(name, value, way):

@@ -5,6 +5,7 @@ papermill only warns of a name that the notebook does not have, and passes `true
 
 import ast
 import difflib
+import json
 import os
 import re
 from contextlib import suppress
@@ -15,6 +16,9 @@ from alexnet_cifar10.data import SOURCES
 from alexnet_cifar10.device import available_devices
 from alexnet_cifar10.recipes import RECIPES, Recipe
 from alexnet_cifar10.runs.run import RUN_NAME, is_run_name
+
+OF_RECIPE = ("epochs", "batch_size", "learning_rate", "patience")  # parameters that are values of the recipe
+CHANGES = [value for value in Recipe.__annotations__ if value not in ("name", *OF_RECIPE)]  # the others
 
 
 class ParameterError(ValueError):
@@ -49,14 +53,16 @@ def check_parameters(namespace: dict[str, Any], *names: str) -> None:
                 meant = ast.literal_eval(value) if isinstance(value, str) else str(value)
                 if _rule(name, meant)[0]:
                     option = f"{'-r' if name == 'run_name' else '-p'} {name} {quote(str(meant))}"
+                    if name == "changes":
+                        option = f"-y {quote(json.dumps({name: meant}))}"
                     message += f" Write {name} = {meant!r}. With papermill: {option} (-p reads numbers, -r keeps text)."
             raise ParameterError(message)
     backend = os.environ.get("MPLBACKEND", "inline")
     if "In" in namespace and not re.search("inline|ipympl|nbagg|notebook|widget|^$", backend, re.IGNORECASE):
         print(f"MPLBACKEND = {backend}: this notebook shows no pictures. Start Jupyter or papermill without it.")
-    short = {("data", "auto"): "digits", ("epochs", None): 1} if is_smoke_run() else {}
-    for name in names:
-        namespace[name] = short.get((name, namespace[name]), namespace[name])
+    for name, usual, short in (("data", "auto", "digits"), ("epochs", None, 1)):
+        if is_smoke_run() and name in names and namespace[name] == usual:
+            namespace[name] = short
 
 
 def _rule(name: str, value: Any) -> tuple[bool, str]:
@@ -72,6 +78,9 @@ def _rule(name: str, value: Any) -> tuple[bool, str]:
     return {
         "data": (value in SOURCES, f"one of {', '.join(SOURCES)}"),
         "recipe": (none or value in list(RECIPES), f"one of {', '.join(RECIPES)}, or None"),
+        "changes": (
+            type(value) is dict and value.keys() <= set(CHANGES), f"a dictionary with keys out of {', '.join(CHANGES)}"
+        ),
         "learning_rate": (none or (real and 0 < value <= 10), f"a number above 0, at most 10, {own}"),
         "device": (str(value) in devices, f"one of {', '.join(devices)} on this machine"),  # or the torch.device itself
         "seed": (whole and 0 <= value < 2**32, f"a whole number from 0 to {2**32 - 1}, {digits}"),
