@@ -414,7 +414,7 @@ def keep(name: str) -> None:
             f"no command makes the run {name!r} again: there is no recipe {record['recipe']['name']!r}. Train one of "
             f"{', '.join(RECIPES)} with the parameter changes of notebook 4."
         )
-    images = load_images("cifar10")
+    images = load_images(record["data"]["dataset"])
     if images.provenance.digests != record["data"]["digests"]:
         raise CheckpointError(f"the run {name!r} was trained on other data than is here.")
     loader = DeviceLoader(images.test, batch_size=250, device=device)
@@ -438,8 +438,8 @@ def keep(name: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The ledger of training runs.")
     parser.add_argument("folder", nargs="?", type=Path, default=RESULTS, help="a folder of runs; else results/")
-    parser.add_argument("--keep", nargs="+", metavar="RUN", default=[], help="names of runs in runs/")
-    parser.add_argument("--write", action="store_true", help="write results/README.md")
+    parser.add_argument("--keep", nargs="+", metavar="RUN", default=[], help="names of runs in runs/, to go into results/")
+    parser.add_argument("--write", action="store_true", help="write results/README.md anew")
     options = parser.parse_args(arguments)
     failed = False
     for name in options.keep:
@@ -448,10 +448,11 @@ def main(arguments: list[str] | None = None) -> int:
         except (CheckpointError, DataError) as error:
             print(f"{name} was not kept: {error}", file=sys.stderr)
             failed = True
-    if options.write or options.keep:
+    if options.write:
         entries = read_entries(RESULTS)
         (RESULTS / "README.md").write_text(document(entries, read_benchmarks(RESULTS)), encoding="utf-8")
         renew_in_notebooks(entries)
+    if options.write or options.keep:
         return int(failed)
     entries = read_entries(options.folder)
     if not entries:

@@ -238,16 +238,16 @@ def test_a_folder_without_runs_is_named(tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, capsys, runs, digits, start):
+def test_a_run_is_tested_and_kept(tmp_path, monkeypatch, capsys, runs, start):
     start(AlexNet(), images=20, run_name="mine", seed=1)
     monkeypatch.setattr(ledger, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(ledger, "load_images", lambda source: digits)
     assert ledger.main(["--keep", "mine"]) == 0
     kept = tmp_path / "results" / "mine"
     for file in ("run.json", "history.csv"):
         assert (kept / file).read_bytes() == (runs / "mine" / file).read_bytes()
     test = json.loads((kept / "test.json").read_text(encoding="utf-8"))
     assert 0 <= test["accuracy"] <= 1 and test["data"] == "handwritten digits"
+    assert ledger.main(["--write"]) == 0
     assert "[mine](mine)" in (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
     shutil.rmtree(kept)
     record = Run(runs / "mine").read_record()
