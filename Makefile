@@ -14,7 +14,7 @@ endif
 SETUP = $(PYTHON) scripts/setup.py $(if $(filter command%,$(origin PYTHON)),--same-python)
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 
-.PHONY: help run test test-oldest test-newest test-colab test-browser lab tensorboard bench site setup dev constraints clean python
+.PHONY: help run test test-oldest test-newest test-colab test-browser test-experiments lab tensorboard experiments bench site setup dev constraints clean python
 .DEFAULT_GOAL = help
 
 help:
@@ -25,6 +25,8 @@ help:
 	@echo "make test-colab   run the notebooks as Colab would, with three versions of PyTorch; takes 8 GB more for a while"
 	@echo "make lab          open the notebooks in JupyterLab"
 	@echo "make tensorboard  show the curves of the training runs"
+	@echo "make experiments  train every run of results/ that is missing there; OPTIONS=-n only says which"
+	@echo "make test-experiments  test that on the digits, in about 6 minutes"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
 	@echo "make site         build the notebooks, this README and the package's reference into a site, build/site"
 	@echo "make test-browser run the notebooks in JupyterLab and look through that site, in Chromium"
@@ -49,6 +51,9 @@ test-newest: python
 	  $$($(VENV_PYTHON) -m pip freeze --exclude-editable | tr -d '\r' | tr _ - | \
 	    grep -ivxF "$$(sed 's/[^a-z0-9.=+-].*//' constraints.txt)")
 
+test-experiments: dev
+	@$(VENV_PYTHON) -m pytest experiments
+
 test-colab: setup
 	@$(VENV_PYTHON) -m pytest colab
 
@@ -60,6 +65,10 @@ lab: setup
 
 tensorboard: setup
 	@$(VENV_PYTHON) -m tensorboard.main --logdir "$(or $(RUNS_ROOT),runs)"
+
+# The default is one run after the other, with all cores; OPTIONS=-n says what is missing.
+experiments: dev
+	@$(VENV_PYTHON) -m snakemake -s experiments/Snakefile --cores all $(OPTIONS)
 
 bench: setup
 	@$(VENV_PYTHON) scripts/bench.py

@@ -12,9 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 THREE = """
-classic: {data: digits, recipe: classic, epochs: 3, seeds: [1, 2]}
-small: {data: digits, recipe: classic, epochs: 3, batch_size: 128, seeds: [1, 2]}
-no-shift: {data: digits, recipe: fast, epochs: 3, changes: {shift: 0}, seeds: [1, 2]}
+[[group]]
+question = "What do three recipes reach?"
+design = "On the digits."
+[group.runs]
+classic = { data = "digits", recipe = "classic", epochs = 3, seeds = [1, 2] }
+small = { data = "digits", recipe = "classic", epochs = 3, batch_size = 128, seeds = [1, 2] }
+no-shift = { data = "digits", recipe = "fast", epochs = 3, changes = { shift = 0 }, seeds = [1, 2] }
 """
 NAMES = [f"{name}-{seed}" for name in ("classic", "small", "no-shift") for seed in (1, 2)]
 
@@ -24,12 +28,16 @@ def clone(tmp_path):
     """A copy of the committed repository with three experiments of its own, on the digits."""
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
-    (folder / "experiments" / "experiments.yaml").write_text(THREE)
+    (folder / "experiments" / "experiments.toml").write_text(THREE)
     return folder
 
 
 def snakemake(clone, *options):
-    places = {"PYTHONPATH": str(clone / "src"), "RUNS_ROOT": str(clone / "runs"), "XDG_CACHE_HOME": str(clone / ".cache")}
+    places = {
+        "PYTHONPATH": str(clone / "src"),
+        "RUNS_ROOT": str(clone / "runs"),
+        "XDG_CACHE_HOME": str(clone / ".cache"),
+    }
     command = [sys.executable, "-m", "snakemake", "-s", "experiments/Snakefile", "--cores", "2", *options]
     return subprocess.Popen(
         command, cwd=clone, env={**os.environ, **places}, start_new_session=True, text=True,
@@ -75,5 +83,6 @@ def test_three_recipes_with_two_seeds_are_trained_and_go_on_after_a_kill(clone):
     assert resumed["resumed"][0]["epoch"] > 1
     page = (clone / "results" / "README.md").read_text(encoding="utf-8")
     assert all(f"[{name}]({name})" in page for name in NAMES)
+    assert "## What do three recipes reach?" in page
     assert "| fast, epochs 3, flip False, shift 0 | handwritten digits |" in page
     assert "Nothing to be done" in snakemake(clone, "-n").communicate()[0]

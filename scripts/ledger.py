@@ -10,6 +10,7 @@ import json
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,11 @@ class Entry:
         """What was trained and judged on: the data, and how many images of it."""
         data = self.record["data"]
         return (data["label"], data["caveat"], self.record["train_images"], self.record["valid_images"])
+
+    @property
+    def where(self) -> tuple[Any, ...]:
+        """What two runs must share, so that only their recipes differ."""
+        return (*self.images, self.machine, self.record["seed"])
 
     @property
     def valid(self) -> float:
@@ -177,20 +183,23 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(row(cells) for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
-def table_of_kinds(entries: list[Entry]) -> str:
-    return table(
-        ["recipe", "data", "images", "seeds", "epochs", "validation", "test, first 1000", "test, all", "minutes"],
-        [
-            [
-                same[0].kind,
-                same[0].record["data"]["label"],
-                f"{same[0].record['train_images']:,}",
-                *figures(same, 4),
-                spread([entry.minutes for entry in same], 1),
-            ]
-            for same in by_kind(entries)
-        ],
-    )
+def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | None = None) -> str:
+    """A row for runs that differ only in their seed; `fast`: the validation accuracies to subtract theirs from."""
+    head = ["recipe", "data", "images", "seeds", "epochs", "validation", "test, first 1000", "test, all", "minutes"]
+    rows = []
+    for same in by_kind(entries):
+        times = spread([entry.minutes for entry in same], 1)
+        images = [same[0].record["data"]["label"], f"{same[0].record['train_images']:,}"]
+        rows.append([same[0].kind, *images, *figures(same, 4), times])
+        if fast is not None:
+            gains = [fast[entry.where] - entry.valid for entry in same if entry.where in fast]
+            rows[-1].append(gained(gains) if gains else "–")
+    return table(head if fast is None else [*head, "`fast` minus this"], rows)
+
+
+def of_fast(entries: list[Entry]) -> dict[tuple[Any, ...], float]:
+    """The validation accuracies of `fast` as it stands, by images, machine and seed."""
+    return {entry.where: entry.valid for entry in entries if entry.recipe == FAST.as_record()}
 
 
 def in_words(value: Any) -> str:
@@ -205,15 +214,12 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
     """
     fast = FAST.as_record()
 
-    def comparable(entry: Entry) -> tuple[Any, ...]:
-        return (*entry.images, entry.machine, entry.record["seed"])
-
-    standard = {comparable(entry): entry.valid for entry in entries if entry.recipe == fast}
+    standard = of_fast(entries)
     rows = []
     for same in by_kind(entries):
         recipe = same[0].recipe  # a value that is None belongs to the optimiser or schedule that was changed
         changed = [key for key in fast if key != "name" and recipe[key] is not None and recipe[key] != fast[key]]
-        pairs = [(entry.valid, standard[comparable(entry)]) for entry in same if comparable(entry) in standard]
+        pairs = [(entry.valid, standard[entry.where]) for entry in same if entry.where in standard]
         if len(changed) == 1 and changed != ["epochs"] and pairs:
             (key,) = changed
             gains = [with_it - without for without, with_it in pairs]
@@ -385,15 +391,15 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
 
 
 def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]) -> str:
-    """The text of results/README.md."""
-    parts = [HEAD, "## By recipe\n", table_of_kinds(entries)]
-    if ablation(entries):
-        parts += [
-            "## What the values of `fast` buy\n",
-            "One value changed at a time, and all others, the learning rate too, left as they were chosen for `fast`. "
-            "The last column is the validation accuracy of `fast` with the same seeds, minus this.\n",
-            table_of_ablation(entries),
-        ]
+    """The text of results/README.md: a table for each question that the experiments answer."""
+    parts, left = [HEAD], entries
+    for group in tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))["group"]:
+        runs = {f"{name}-{seed}" for name, values in group["runs"].items() for seed in values["seeds"]}
+        parts += [f"## {group['question']}\n", f"{group['design']}\n"]
+        parts += [table_of_kinds([entry for entry in entries if entry.run.name in runs], of_fast(entries))]
+        left = [entry for entry in left if entry.run.name not in runs]
+    if left:
+        parts += ["## Other runs\n", table_of_kinds(left)]
     parts += ["## Run by run\n", table_of_runs(entries), SPEED]
     parts += [section_of_benchmark(path, report) for path, report in benchmarks]
     return "\n".join(parts)
@@ -438,7 +444,9 @@ def keep(name: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The ledger of training runs.")
     parser.add_argument("folder", nargs="?", type=Path, default=RESULTS, help="a folder of runs; else results/")
-    parser.add_argument("--keep", nargs="+", metavar="RUN", default=[], help="names of runs in runs/, to go into results/")
+    parser.add_argument(
+        "--keep", nargs="+", metavar="RUN", default=[], help="names of runs in runs/, to go into results/"
+    )
     parser.add_argument("--write", action="store_true", help="write results/README.md anew")
     options = parser.parse_args(arguments)
     failed = False

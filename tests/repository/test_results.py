@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import ledger
@@ -89,6 +90,17 @@ def test_the_command_of_a_run_is_the_one_that_makes_it_again(entry):
     assert int(asked.pop("seed")) == entry.record["seed"]
     changes |= {key: ast.literal_eval(value) for key, value in asked.items() if key != "recipe"}
     assert choose_recipe(asked["recipe"], **changes).as_record() == entry.recipe
+
+
+def test_the_records_are_those_of_the_experiments():
+    """So that Snakemake has nothing to do, and makes a run that is removed as it was."""
+    experiments = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
+    recipes = {}
+    for name, values in (item for group in experiments["group"] for item in group["runs"].items()):
+        asked = {key: value for key, value in values.items() if key not in ("recipe", "seeds", "changes")}
+        recipe = choose_recipe(values["recipe"], **asked, **values.get("changes", {}))
+        recipes |= {f"{name}-{seed}": (recipe.as_record(), seed) for seed in values["seeds"]}
+    assert recipes == {entry.run.name: (entry.recipe, entry.record["seed"]) for entry in ENTRIES}
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.ko.md"])

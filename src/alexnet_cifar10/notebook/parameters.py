@@ -79,7 +79,8 @@ def _rule(name: str, value: Any) -> tuple[bool, str]:
         "data": (value in SOURCES, f"one of {', '.join(SOURCES)}"),
         "recipe": (none or value in list(RECIPES), f"one of {', '.join(RECIPES)}, or None"),
         "changes": (
-            type(value) is dict and value.keys() <= set(CHANGES), f"a dictionary with keys out of {', '.join(CHANGES)}"
+            type(value) is dict and value.keys() <= set(CHANGES),
+            f"a dictionary with keys out of {', '.join(CHANGES)}",
         ),
         "learning_rate": (none or (real and 0 < value <= 10), f"a number above 0, at most 10, {own}"),
         "device": (str(value) in devices, f"one of {', '.join(devices)} on this machine"),  # or the torch.device itself
