@@ -424,7 +424,7 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
     parts += ["## Is the best epoch that of the lowest loss, or of the highest accuracy?\n"]
     parts += ["From the `history.csv` of the runs with at least ten epochs, on the validation images that choose.\n"]
     parts += [table_of_choices(entries)]
-    with (RESULTS / "trials.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "results" / "trials.csv").open(encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
     parts += [TRIALS, table(head, rows)]
     if left:
