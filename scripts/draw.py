@@ -255,7 +255,7 @@ def data() -> Figure:
     pixels = ", ".join(map(str, images.data.shape[1:]))
     layout = LAYOUTS[0]
 
-    axis = paper(652)
+    axis = paper(680)
     left, right, gap = 24, 776, 12
     scale = (right - left - 2 * gap) / (whole + test)
     cut1 = left + training * scale  # the right edge of the training images
@@ -265,11 +265,11 @@ def data() -> Figure:
     write(axis, 24, 34, "CIFAR-10, from the archive to mini-batches", TITLE, weight="bold")
 
     panel(axis, left, 68, right, 122, GREY)
-    write(axis, left + 18, 95, f"{layout.archive}, {layout.size / 1e6:.0f} MB", weight="bold")
+    write(axis, left + 18, 95, f"the archive, {layout.size / 1e6:.0f} MB", weight="bold")
 
     for x in (middles[0], middles[2]):
         arrow(axis, (x, 128), (x, 170))
-    write(axis, middles[0] + 16, 148, f"is its {layout.algorithm.upper()} right? then unpack", SMALL, color=FAINT)
+    write(axis, middles[0] + 16, 148, "is its digest right? then unpack", SMALL, color=FAINT)
 
     panel(axis, left, 176, cut2, 268, GREY)
     write(axis, left + 18, 206, "train", weight="bold", family="monospace")
@@ -298,13 +298,89 @@ def data() -> Figure:
         for i in range(slices):
             panel(axis, start + i * wide, 456, start + (i + 1) * wide - 5, 502, colour, fill=0.35, radius=3)
 
-    uses = ("to learn from,\nshuffled anew each epoch", "to choose by", "to judge by,\nonce")
+    uses = ("to learn from,\nshuffled anew each time through", "to choose by", "to judge by,\nonce")
     for x, use in zip(middles, uses, strict=True):
         write(axis, x, 524, use, SMALL, ha="center", color=FAINT)
     shape = ", ".join(["B", *map(str, batch.shape[1:])])
     of = [str(tensor.dtype).removeprefix("torch.") for tensor in (batch, labels)]
-    panel(axis, left, 580, right, 634, GREY, fill=0)
-    write(axis, WIDTH / 2, 607, f"each batch: {of[0]} [{shape}] in 0..1, labels {of[1]} [B]", TEXT - 1, ha="center")
+    panel(axis, left, 580, right, 662, GREY, fill=0)
+    write(axis, WIDTH / 2, 606, f"each batch: {of[0]} [{shape}] in 0..1, labels {of[1]} [B]", TEXT - 1, ha="center")
+    words = f"B: images in a batch; {of[0]}: decimal numbers; {of[1]}: whole numbers"
+    write(axis, WIDTH / 2, 638, words, SMALL, ha="center", color=FAINT)
+    return axis.figure
+
+
+# --- notebook 3: a kernel over channels, and how far a value sees ---------------------------------------------------
+
+
+def cells(axis: Axes, left: float, top: float, size: float, rows: int, columns: int, colour: str, fill: float) -> None:
+    """A grid of square cells, `size` pixels wide."""
+    for row in range(rows):
+        for column in range(columns):
+            x, y = left + size * column, top + size * row
+            corners = ((x, y), (x + size, y), (x + size, y + size), (x, y + size))
+            axis.add_patch(Polygon(corners, facecolor=tint(colour, fill), edgecolor=colour, linewidth=0.8))
+
+
+def kernel() -> Figure:
+    weight = AlexNet().conv_block1[0].weight
+    outputs, channels, k, _ = weight.shape
+    each, row = k * k, 116
+    axis = paper(92 + row * channels + 92)
+    write(axis, 24, 34, f"One kernel over {channels} channels", TITLE, weight="bold")
+    for x, word in ((24, "the image"), (232, "the kernel"), (604, "its channel")):
+        write(axis, x, 74, word, SMALL, color=FAINT)
+    middle = 92 + row * channels / 2
+    for i, (name, colour) in enumerate(zip(("red", "green", "blue"), (ORANGE, GREEN, BLUE), strict=True)):
+        y = 92 + row * i
+        cells(axis, 24, y, 16, 6, 6, colour, 0.1)
+        cells(axis, 24 + 32, y + 16, 16, k, k, colour, 0.6)
+        write(axis, 128, y + 48, name, SMALL, color=FAINT)
+        write(axis, 196, y + 48, "×", TITLE)
+        cells(axis, 232, y + 15, 22, k, k, colour, 0.6)
+        write(axis, 310, y + 48, f"{each} products", SMALL)
+        arrow(axis, (402, y + 48), (436, middle + 14 * (i - 1)))
+    panel(axis, 440, middle - 34, 556, middle + 34, GREY)
+    write(axis, 498, middle - 12, f"sum of {each * channels}", SMALL, ha="center")
+    write(axis, 498, middle + 14, "+ bias", SMALL, ha="center")
+    arrow(axis, (560, middle), (598, middle))
+    cells(axis, 604, middle - 48, 16, 6, 6, GREY, 0.1)
+    cells(axis, 604 + 48, middle - 16, 16, 1, 1, INK, 0.8)
+    write(axis, 710, middle, f"× {outputs}", TITLE)
+    note = (
+        f"The window moves on, and the same {each * channels} weights write the next number.\n"
+        f"{outputs} such kernels, each with its bias, write {outputs} channels."
+    )
+    write(axis, 24, 92 + row * channels + 24, note, SMALL, color=FAINT)
+    return axis.figure
+
+
+def field() -> Figure:
+    layers = (("convolution 3×3", 3, 1), ("pooling 3×3, stride 2", 3, 2), ("convolution 3×3", 3, 1))
+    half, gap, middle, top, row = 7, 22, 376, 84, 84  # dots on each side of the middle one, and lengths
+    axis = paper(top + row * len(layers) + 40)
+    write(axis, 24, 34, "What one value sees, in a row of pixels", TITLE, weight="bold")
+    write(axis, 24, top, "pixels", SMALL)
+    apart, seen = [1], 1  # how many pixels lie from one value to the next, layer by layer
+    for i, (name, size, stride) in enumerate(layers, 1):
+        seen += (size - 1) * apart[-1]
+        apart.append(apart[-1] * stride)
+        write(axis, 24, top + row * i, name, SMALL)
+        write(axis, 576, top + row * i - 11, f"sees {seen} pixels", SMALL, weight="bold")
+        write(axis, 576, top + row * i + 12, f"neighbours {apart[-1]} apart", SMALL, color=FAINT)
+    needed = {0}  # places that the middle value of the last layer comes from, layer by layer backwards
+    for i in range(len(layers), -1, -1):
+        y, before = top + row * i, set()
+        for at in needed if i else ():
+            for step in range(-(layers[i - 1][1] // 2), layers[i - 1][1] // 2 + 1):
+                before.add(at + step * apart[i - 1])
+                ends = (middle + gap * at, middle + gap * (at + step * apart[i - 1]))
+                axis.plot(ends, (y, y - row), color=tint(BLUE, 0.5), linewidth=1.2)
+        for at in range(-half, half + 1):
+            if at % apart[i] == 0:
+                colour = BLUE if at in needed else GREY
+                axis.plot(middle + gap * at, y, "o", color=colour, markersize=points(13), zorder=3)
+        needed = before
     return axis.figure
 
 
@@ -381,6 +457,59 @@ def banner() -> Figure:
     return axis.figure
 
 
+# --- notebook 6: a checkpoint, and numbers of 32 and 16 bits --------------------------------------------------------
+
+
+def checkpoint() -> Figure:
+    network = AlexNet()
+    learned = {name for name, _ in network.named_parameters()}
+    entries = network.state_dict()
+    rows: dict[str, list[str]] = {}
+    for key in entries:
+        part = key.split(".")[0]
+        rows.setdefault("linear1" if part == "batch_norm" else part, []).append(key)
+    heads = ("weight", "bias", "weight", "bias", "running\nmean", "running\nvariance", "counter")
+    edges = list(accumulate((116, 74, 74, 74, 92, 96, 84), initial=166))
+    top, high = 138, 44
+    axis = paper(top + high * len(rows) + 52)
+    title = f"A checkpoint: {len(entries)} entries, and how many numbers each has"
+    write(axis, 24, 34, title, TITLE - 2, weight="bold")
+    write(axis, edges[0], 76, "conv or linear", SMALL, weight="bold")
+    write(axis, edges[2], 76, "BatchNorm", SMALL, weight="bold")
+    for x, head in zip(edges, heads, strict=False):
+        write(axis, x, 100, head, SMALL, color=FAINT)
+    colours = {True: (BLUE, 0.15), False: (ORANGE, 0.4)}
+    for i, (name, keys) in enumerate(rows.items()):
+        y = top + high * i
+        write(axis, 24, y + high / 2, name, SMALL, family="monospace")
+        for key, left, right in zip(keys, edges, edges[1:], strict=False):
+            panel(axis, left, y + 3, right - 6, y + high - 3, *colours[key in learned], radius=4)
+            write(axis, (left + right) / 2 - 3, y + high / 2, spaced(entries[key].numel()), SMALL, ha="center")
+    y, others = top + high * len(rows) + 26, len(entries) - len(learned)
+    for is_learned, x, words in ((True, 166, f"{len(learned)} learned"), (False, 340, f"{others} measured or counted")):
+        panel(axis, x, y - 9, x + 18, y + 9, *colours[is_learned], radius=3)
+        write(axis, x + 26, y, words, SMALL)
+    return axis.figure
+
+
+def bits() -> Figure:
+    axis = paper(334)
+    write(axis, 24, 34, "What the bits of a number are for", TITLE, weight="bold")
+    for i, dtype in enumerate((torch.float32, torch.float16, torch.bfloat16)):
+        information, x, y = torch.finfo(dtype), 124, 72 + 72 * i
+        digits = -round(math.log2(information.eps))
+        write(axis, 24, y + 15, str(dtype).removeprefix("torch."), SMALL, family="monospace", weight="bold")
+        for count, colour in ((1, GREY), (information.bits - 1 - digits, ORANGE), (digits, BLUE)):
+            write(axis, x + 10 * count - 1, y + 44, str(count), SMALL, ha="center", color=FAINT)
+            for _ in range(count):
+                panel(axis, x, y, x + 17, y + 30, colour, fill=0.45, radius=3)
+                x += 20
+    for x, colour, word in ((124, GREY, "sign"), (214, ORANGE, "range"), (314, BLUE, "precision: the digits")):
+        panel(axis, x, 294, x + 17, 312, colour, fill=0.45, radius=3)
+        write(axis, x + 26, 303, word, SMALL)
+    return axis.figure
+
+
 # --- which epoch to keep ------------------------------------------------------------------------------------------
 
 
@@ -391,11 +520,11 @@ def which_epoch() -> Figure:
     candidates: dict[int, list[str]] = {}  # epoch -> all that it is
     for row, what in ((lowest, "lowest loss"), (highest, "highest accuracy"), (history[-1], "last")):
         candidates.setdefault(row["epoch"], []).append(what)
-    axis = paper(556)
+    axis = paper(546)
     write(axis, 24, 34, f"Which epoch of {CLASSIC_RUN.name} would you keep?", TITLE, weight="bold")
     label = CLASSIC_RUN.read_record()["data"]["label"]
     write(axis, 24, 66, f"{label}, validation images; epochs {start} to {len(history)}", SMALL, color=FAINT)
-    panels = (("valid_loss", BLUE, "loss (nats per image)", 192), ("valid_accuracy", ORANGE, "accuracy", 360))
+    panels = (("valid_loss", BLUE, "loss (nats per image)", 116), ("valid_accuracy", ORANGE, "accuracy", 284))
     for column, colour, name, top in panels:
         curve = chart(axis, 72, top, 768, top + 130, xlim=(start - 0.5, len(history) + 0.5))
         for epoch in candidates:
@@ -409,8 +538,8 @@ def which_epoch() -> Figure:
     curve.set_xlabel("epoch")
     for epoch, words in candidates.items():
         row, (x, _) = history[epoch - 1], curve.transData.transform((epoch, 0))
-        write(axis, x, 108, f"epoch {epoch}: {', '.join(words)}", SMALL, ha="right", weight="bold")
-        write(axis, x, 134, f"loss {row['valid_loss']:.3f}, accuracy {row['valid_accuracy']:.3f}", SMALL, ha="right")
+        write(axis, x, 486, f"epoch {epoch}: {', '.join(words)}", SMALL, ha="right")
+        write(axis, x, 512, f"loss {row['valid_loss']:.3f}, accuracy {row['valid_accuracy']:.3f}", SMALL, ha="right")
     return axis.figure
 
 
@@ -495,7 +624,7 @@ def ablation() -> Figure:
 
 # --- files --------------------------------------------------------------------------------------------------------
 
-PICTURES = (network, data, loop, banner, which_epoch, recipes, longer, ablation)
+PICTURES = (network, kernel, field, data, loop, banner, checkpoint, bits, which_epoch, recipes, longer, ablation)
 
 
 def draw_all(folder: Path) -> list[Path]:

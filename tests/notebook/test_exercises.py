@@ -52,6 +52,8 @@ def nearest(images, query):
     return int(((images - query) ** 2).sum(axis=(1, 2, 3)).argmin())
 def nearest(images, query):
     return abs(images.mean(axis=(1, 2, 3)) - query.mean()).argmin()
+def nearest(images, query):
+    return int(abs(images.astype(float) - query).sum(axis=(1, 2, 3)).argmin())  # absolute, not squared
 def shift_image(image, down, right):
     return torch.roll(image, (down, right), dims=(1, 2))
 def output_size(n, kernel, stride, padding):

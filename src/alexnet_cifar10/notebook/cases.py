@@ -65,13 +65,15 @@ def to_picture() -> Cases:
 
 
 def nearest() -> Cases:
-    query, spot, stripes = _grey(100)[0], _grey(100, 112), _grey(10, 110)
+    query, spot, peak, stripes = _grey(100)[0], _grey(100, 112), _grey(100, 102), _grey(10, 110)
     spot[0, 0, 0] = 130  # far at one place, equal elsewhere
     stripes[0, 1::2] = 190  # as bright as the query on average, and far from it at every place
     yield (_grey(10, 50, 200), _grey(60)[0]), 1, "Which grey is next to 60? Return its place."
     yield (_grey(99, 116, 150), query), 0, "uint8 counts from 255 back to 0: make floats first."
     yield (stripes, query), 1, "Compare place by place, not the mean brightness."
     yield (spot, query), 0, "All values of an image count, not only the one that differs most."
+    peak[0, 0, 0, 0] = 160  # one value is off by 60, against all 48 by 2
+    yield (peak, query), 1, "Square the differences before you sum: a large one counts more than many small ones."
 
 
 def shift_image() -> Cases:
