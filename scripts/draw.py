@@ -339,7 +339,7 @@ def kernel() -> Figure:
         write(axis, 196, y + 48, "×", TITLE)
         cells(axis, 232, y + 15, 22, k, k, colour, 0.6)
         write(axis, 310, y + 48, f"{each} products", SMALL)
-        arrow(axis, (402, y + 48), (436, middle + 14 * (i - 1)))
+        arrow(axis, (408, y + 48), (436, middle + 14 * (i - 1)))
     panel(axis, 440, middle - 34, 556, middle + 34, GREY)
     write(axis, 498, middle - 12, f"sum of {each * channels}", SMALL, ha="center")
     write(axis, 498, middle + 14, "+ bias", SMALL, ha="center")
