@@ -37,6 +37,7 @@ PROTOCOLS = ["http", "https", "mailto", "data"]  # pictures in outputs are data
 def shown(cell):
     """The cell's page as nbconvert makes it, and what GitHub leaves of it."""
     html, _ = EXPORTER.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    html = re.sub(r"<style>pre \{.*?</style>", "", html, flags=re.S)  # Pygments' colours for code; GitHub has its own
     left = bleach.clean(html, tags=ELEMENTS, attributes=ATTRIBUTES, protocols=PROTOCOLS, strip=True)
     return BeautifulSoup(html, "html.parser"), BeautifulSoup(left, "html.parser")
 

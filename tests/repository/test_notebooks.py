@@ -129,6 +129,13 @@ def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
             assert 20 < len(cell.metadata.get("alt", "")) < 250, cell.source
 
 
+def test_notebook_6_shows_the_page_that_can_be_run():
+    """nbval does not compare it: its colours depend on the version of Pygments."""
+    cells = code_cells(nbformat.read(ROOT / "notebooks" / "06_save_load.ipynb", as_version=4))
+    shown = [output.data["text/plain"] for cell in cells if "Code(" in cell.source for output in cell.outputs]
+    assert shown == [(ROOT / "notebooks" / "one_page.py").read_text(encoding="utf-8").rstrip()]
+
+
 def test_what_papermill_left_behind_is_not_tested(tmp_path):
     for name in ("conftest.py", "pyproject.toml", "notebooks/01_data.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
