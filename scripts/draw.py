@@ -39,7 +39,7 @@ from alexnet_cifar10.recipes import CLASSIC
 from alexnet_cifar10.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
-CLASSIC_RUN, FAST_RUN = (Run(ROOT / "results" / name) for name in ("classic-42", "fast-42"))
+CLASSIC_RUN = Run(ROOT / "results" / "classic-42")
 
 # All lengths below are pixels of a picture that is shown 800 of them wide. It is stored larger, for sharp screens, and
 # its smallest letters are 17 high, so that a phone, which shows it half as large, still leaves something to read.
@@ -428,35 +428,6 @@ def loop() -> Figure:
     return axis.figure
 
 
-# --- the banner ---------------------------------------------------------------------------------------------------
-
-
-def banner() -> Figure:
-    axis = paper(430)
-    write(axis, 24, 34, "The same network, trained in two ways", TITLE, weight="bold")
-    curves = chart(axis, 72, 116, 780, 359, xlabel="minutes", ylim=(0.48, 0.97))
-    described = set()
-    for run, colour, line, label_at in ((CLASSIC_RUN, BLUE, "-", 0.73), (FAST_RUN, ORANGE, "--", 0.935)):
-        record, history = run.read_record(), run.read_history()
-        there = record["machine"]
-        described.add((record["data"]["label"], f"{there['processor']}, {there['threads']} threads", there["device"]))
-        minutes = list(accumulate(row["seconds"] / 60 for row in history))
-        accuracies = [row["valid_accuracy"] for row in history]
-        curves.plot(minutes, accuracies, line, color=colour, linewidth=2.4, marker="o", markersize=4.5)
-        best = record["result"]["best_valid_accuracy"]
-        text = f"{record['recipe']['name']}: {best:.3f} after {minutes[-1]:.0f} min, {len(history)} epochs"
-        side = "left" if run is FAST_RUN else "right"
-        style = {"ha": side, "va": "center", "color": colour, "weight": "bold", "fontsize": points(TEXT)}
-        curves.text(minutes[-1], label_at, text, **style)
-    ((dataset, machine, device),) = described
-    runs = f"runs {CLASSIC_RUN.name} and {FAST_RUN.name}"
-    device = "no GPU" if device == "cpu" else device
-    write(axis, 24, 66, f"{dataset}; {machine}, {device}; {runs}", SMALL, color=FAINT)
-    write(axis, 24, 96, "validation accuracy", SMALL)
-    curves.set_xlim(0)
-    return axis.figure
-
-
 # --- notebook 6: a checkpoint, and numbers of 32 and 16 bits --------------------------------------------------------
 
 
@@ -624,7 +595,7 @@ def ablation() -> Figure:
 
 # --- files --------------------------------------------------------------------------------------------------------
 
-PICTURES = (network, kernel, field, data, loop, banner, checkpoint, bits, which_epoch, recipes, longer, ablation)
+PICTURES = (network, kernel, field, data, loop, checkpoint, bits, which_epoch, recipes, longer, ablation)
 
 
 def draw_all(folder: Path) -> list[Path]:
