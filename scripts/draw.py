@@ -393,16 +393,18 @@ def loop() -> Figure:
     each_batch = (
         ("forward", "images → logits"),
         ("loss", "logits, labels → how wrong, in one number"),
+        ("zero_grad", "forget the last gradients"),
         ("backward", "a gradient for every weight"),
         ("step", "move every weight a little"),
     )
+    low = "epochs no new low of the loss"
     each_epoch = (
-        ("validate", f"loss and accuracy on {spaced(record['valid_images'])} other images"),
+        ("validate", f"in eval(), {spaced(record['valid_images'])} other images: loss, accuracy"),
         ("keep", "best accuracy so far? save the weights"),
-        ("slow down", f"no lower loss for > {recipe.plateau_patience} epochs? rate × {recipe.plateau_factor}"),
-        ("stop", f"loss above its lowest for > {recipe.patience} epochs?"),
+        ("slow down", f"for {recipe.plateau_patience + 1} {low}: rate × {recipe.plateau_factor}"),
+        ("stop", f"for {recipe.patience + 1} {low}?"),
     )
-    axis = paper(712)
+    axis = paper(766)
     write(axis, 24, 34, f"The training loop of the recipe {recipe.name}", TITLE, weight="bold")
 
     def rows(top: float, lines: Sequence[tuple[str, str]], colour: str) -> list[float]:
@@ -413,18 +415,19 @@ def loop() -> Figure:
             write(axis, 286, y, what, SMALL + 1)
         return middles
 
-    panel(axis, 24, 66, 776, 632, ORANGE)
+    panel(axis, 24, 66, 776, 686, ORANGE)
     write(axis, 138, 92, f"for every epoch: at most {recipe.epochs}", weight="bold", color=ORANGE)
-    panel(axis, 80, 118, 760, 388, BLUE)
-    write(axis, 138, 142, f"for every batch: {spaced(steps)} of {recipe.batch_size} images", weight="bold", color=BLUE)
+    panel(axis, 80, 118, 760, 442, BLUE)
+    batches = f"in train(), for every batch: {spaced(steps)} of {recipe.batch_size} images"
+    write(axis, 138, 142, batches, weight="bold", color=BLUE)
     first, *_, last = rows(166, each_batch, BLUE)
     arrow(axis, (137, last), (109, last), (109, first), (137, first), colour=BLUE)
-    *_, last = rows(404, each_epoch, ORANGE)
+    *_, last = rows(458, each_epoch, ORANGE)
     arrow(axis, (137, last), (52, last), (52, 142), (79, 142), colour=ORANGE)
     write(axis, 95, last - 16, "no", SMALL, ha="center", color=FAINT)
-    arrow(axis, (441, last + 23), (441, 660))
-    write(axis, 455, 645, "yes", SMALL, color=FAINT)
-    write(axis, 441, 682, f"{CLASSIC_RUN.best_checkpoint.name} has the weights of the best epoch", ha="center")
+    arrow(axis, (441, last + 23), (441, 714))
+    write(axis, 455, 699, "yes", SMALL, color=FAINT)
+    write(axis, 441, 736, f"{CLASSIC_RUN.best_checkpoint.name} has the weights of the best epoch", ha="center")
     return axis.figure
 
 

@@ -27,7 +27,7 @@ def plot_images(images: np.ndarray, titles: Sequence[str], title: str, columns: 
 
 
 def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
-    """Losses, validation accuracy and learning rate over the epochs of `Run.read_history()`."""
+    """Losses and validation accuracy at the end of each epoch of `Run.read_history()`, and the rate during it."""
     figure, (losses, accuracy, rate) = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
     figure.suptitle(title)
     epochs = [row["epoch"] for row in history]
@@ -37,14 +37,14 @@ def plot_history(history: Sequence[dict[str, float]], title: str) -> Figure:
 
     draw(losses, "train_loss", color=BLUE, label="training")
     draw(losses, "valid_loss", color=ORANGE, linestyle="--", label="validation")
-    losses.set(xlabel="epoch", ylabel="cross-entropy (nats per image)", title="Loss")
+    losses.set(xlabel="epochs done", ylabel="cross-entropy (nats per image)", title="Loss")
     losses.legend()
     draw(accuracy, "valid_accuracy", color=ORANGE, linestyle="--")
-    accuracy.set(xlabel="epoch", ylabel="share predicted right", title="Validation accuracy")
-    draw(rate, "lr", color=GREEN, drawstyle="steps-mid")  # one value per epoch, and no slope between two
-    rate.set(xlabel="epoch", ylabel="rate of the first step", title="Learning rate", yscale="log")
+    accuracy.set(xlabel="epochs done", ylabel="share predicted right", title="Validation accuracy")
+    rate.stairs([row["lr"] for row in history], [0, *epochs], baseline=None, color=GREEN, linewidth=1.5)
+    rate.set(xlabel="epochs done", ylabel="rate of the first step", title="Learning rate", yscale="log")
     for axis in (losses, accuracy, rate):
-        axis.set_xlim(0.5, max(len(history), 1) + 0.5)
+        axis.set_xlim(0, 1.03 * max(len(history), 1))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
     return figure
