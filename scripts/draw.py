@@ -554,14 +554,15 @@ def recipes() -> Figure:
         seeds = f"mean of {len(ends)} seeds" if len(ends) > 1 else "1 seed"
         y = 102 + 30 * i
         sheet.plot([24, 84], [y, y], line, color=colour, linewidth=2.4)
-        write(sheet, 98, y, f"{name}: {best:.3f} after {minutes:.0f} minutes ({seeds})", color=colour, weight="bold")
+        text = f"{name}: {best:.3f} after {ledger.in_minutes(minutes)} minutes ({seeds})"
+        write(sheet, 98, y, text, color=colour, weight="bold")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return sheet.figure
 
 
 def longer() -> Figure:
     sheet = paper(470)
-    write(sheet, 24, 34, "Learned by heart, or learned", TITLE, weight="bold")
+    write(sheet, 24, 34, "Two recipes, epoch by epoch", TITLE, weight="bold")
     write(sheet, 24, 66, f"{measured_on()}; each recipe's first run", SMALL, color=FAINT)
     for column, words, left, right, limits, corner in (
         ("valid_loss", "validation loss, nats per image", 72, 385, (0.2, 1.0), "upper right"),
@@ -574,24 +575,24 @@ def longer() -> Figure:
             history = runs_of(name)[0].read_history()
             values = [row[column] for row in history]
             axis.plot([row["epoch"] for row in history], values, line, color=colour, linewidth=2.2, label=name)
+        axis.set_xticks(range(0, 26, 5))
         axis.legend(fontsize=points(SMALL), frameon=False, loc=corner)
     return sheet.figure
 
 
 def ablation() -> Figure:
     rows = ledger.ablation(ENTRIES)
-    bottom = 104 + 50 * len(rows)
+    bottom = 104 + 38 * len(rows)
     sheet = paper(bottom + 70)
-    write(sheet, 24, 34, "What each value of fast buys", TITLE, weight="bold")
+    write(sheet, 24, 34, "What is lost without a value of fast", TITLE, weight="bold")
     write(sheet, 24, 66, f"{measured_on()}; a dot is a seed, a line their mean", SMALL, color=FAINT)
-    axis = chart(sheet, 304, 100, 776, bottom, xlabel="validation accuracy that is lost without it", ylim=(bottom, 100))
+    axis = chart(sheet, 290, 100, 776, bottom, xlabel="validation accuracy that is lost", ylim=(bottom, 100))
     axis.axvline(0, color=INK, linewidth=1)
     for i, (key, usual, instead, _, gains) in enumerate(rows):
-        y = 129 + 50 * i
-        write(sheet, 24, y - 12, f"no {key}" if usual == "none" else key, SMALL, weight="bold", family="monospace")
-        write(sheet, 24, y + 11, f"instead: {instead}", SMALL, color=FAINT)
+        y = 123 + 38 * i
+        write(sheet, 24, y, ledger.in_its_place(key, usual, instead), SMALL)
         axis.plot(gains, [y] * len(gains), "o", color=BLUE, markersize=8, alpha=0.7)
-        axis.plot([mean(gains)] * 2, [y - 15, y + 15], color=INK, linewidth=2)
+        axis.plot([mean(gains)] * 2, [y - 12, y + 12], color=INK, linewidth=2)
     axis.set_yticks([])
     return sheet.figure
 

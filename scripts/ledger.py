@@ -153,6 +153,10 @@ def with_range(middle: float, lowest: float, highest: float, digits: int) -> str
     return f"{middle:,.{digits}f} ({lowest:,.{digits}f}–{highest:,.{digits}f})"
 
 
+def in_minutes(minutes: float) -> str:
+    return f"{minutes:.{int(minutes < 10)}f}"
+
+
 def spread(values: list[float], digits: int) -> str:
     """`mean (lowest–highest)`; of one value the value."""
     if len(values) == 1:
@@ -215,6 +219,14 @@ def in_words(value: Any) -> str:
     return "none" if isinstance(value, list) and not any(value) else str(value)
 
 
+def in_its_place(key: str, usual: str, instead: str) -> str:
+    """For readers, what a run had in place of a value of `fast`: "no flip", "momentum 0.9, not 0.6"."""
+    name = key.replace("_", " ")
+    if instead in ("False", "0", "0.0"):
+        return f"no {name}"
+    return f"with {name}" if usual == "none" else f"{name} {instead}, not {usual}"
+
+
 def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], list[float]]]:
     """(value, what it is in `fast`, what it was changed to, validation accuracies, what `fast` gains, seed by seed).
 
@@ -237,7 +249,7 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
 
 def table_of_ablation(entries: list[Entry]) -> str:
     return table(
-        ["value", "in `fast`", "instead", "seeds", "validation", "what it buys"],
+        ["value", "in `fast`", "instead", "seeds", "validation", "what it gains"],
         [
             [f"`{key}`", usual, instead, str(len(values)), spread(values, 4), gained(gains)]
             for key, usual, instead, values, gains in ablation(entries)
@@ -304,28 +316,32 @@ def table_of_recipes(entries: list[Entry]) -> str:
     return table(
         ["recipe", "seeds", "epochs", "best validation accuracy", "minutes"],
         [
-            [f"`{same[0].kind}`", *figures(same, 3)[:3], f"{minutes:.0f}"]
+            [f"`{same[0].kind}`", *figures(same, 3)[:3], in_minutes(minutes)]
             for minutes, same in sorted(rows, key=lambda row: -row[0])
         ],
     )
 
 
 def ablation_in_words(entries: list[Entry]) -> str:
-    """The table of what the values of `fast` buy, which buy most, and of which the seeds agree."""
+    """Which values of `fast` gain most, which differences chance could make, and, folded, the table."""
     rows = ablation(entries)
     said: dict[str, list[str]] = {}
-    large = [f"`{key}` {instead} ({mean(gains):.3f})" for key, _, instead, _, gains in rows if mean(gains) >= 0.01]
-    most = f"Most is lost with {', '.join(large)}. With each of the others: less than 0.01.\n\n" if large else ""
-    for key, _, _, _, gains in rows:
+    for key, usual, instead, _, gains in rows:
+        side = "better" if gains[0] > 0 else "worse"
         if len(gains) == 1:
-            told = "One seed alone tells nothing about chance"
-        elif min(gains) * max(gains) > 0:
-            told = f"`fast` did {'better' if gains[0] > 0 else 'worse'} with each seed"
+            told = "**One seed only**, which tells nothing about chance"
+        elif min(gains) * max(gains) <= 0:
+            told = "**Cannot be told**, because the seeds disagree"
+        elif abs(mean(gains)) >= 2 * (max(gains) - min(gains)):
+            told = f"**Hardly chance**, because `fast` is {side} with each seed, by at least twice what the seeds differ by"
         else:
-            told = "The seeds disagree, so it cannot be told from chance"
-        said.setdefault(told, []).append(f"`{key}`")
-    words = "\n".join(f"- {told}: {', '.join(keys)}." for told, keys in said.items())
-    return f"{table_of_ablation(entries)}\n{most}{words}"
+            told = f"**Perhaps chance**, because `fast` is {side} with each seed, but by less than that"
+        said.setdefault(told, []).append(in_its_place(key, usual, instead))
+    most = "; ".join(f"{in_its_place(*row[:3])} ({mean(row[4]):.3f})" for row in rows if mean(row[4]) >= 0.01)
+    most = f"Most is lost with {most}. With each of the others: less than 0.01.\n\n" if most else ""
+    words = "\n".join(f"- {told}: {'; '.join(names)}." for told, names in said.items())
+    numbers = f"<details><summary>The numbers</summary>\n\n{table_of_ablation(entries)}\n</details>"
+    return f"{most}{words}\n\n{numbers}"
 
 
 def tally_of_bits(entries: list[Entry]) -> str:
@@ -334,19 +350,32 @@ def tally_of_bits(entries: list[Entry]) -> str:
     classic, fast, slow = (mean(entry.minutes for entry in entries if entry.kind == kind) for kind in kinds)
     epochs = mean(entry.record["result"]["epochs"] for entry in entries if entry.kind == "classic")
     return (
-        f"**Tally:** `classic` took {classic:.0f} minutes, `fast` takes {fast:.1f}, and {slow:.1f} with 32 bits. So "
-        f"half the bits save {slow - fast:.0f} minutes. "
+        f"**Tally:** `classic` took {in_minutes(classic)} minutes, `fast` takes {in_minutes(fast)}, and "
+        f"{in_minutes(slow)} with 32 bits. So half the bits make it {slow / fast:.1f} times as fast. "
         f"The rest is mostly {FAST.epochs} epochs in place of {epochs:.0f}."
     )
 
 
 def tally_of_muon(entries: list[Entry]) -> str:
-    """What the optimiser buys, for a notebook."""
-    ((gains, instead),) = ((gains, instead) for key, _, instead, _, gains in ablation(entries) if key == "optimizer")
-    return (
-        f"**Tally:** after the same {FAST.epochs} epochs, Muon gives {mean(gains):.3f} more validation accuracy than "
-        f"{instead.upper()} in its place ({len(gains)} seeds)."
-    )
+    """What other optimisers reach in the place of Muon: with its rate, and with the best of rates of their own."""
+    muon = next(entry for entry in entries if entry.kind == "fast")
+    names = {"muon": "Muon", "sgd": "SGD", "adam": "Adam"}
+    found: dict[tuple[str, bool], list[list[Entry]]] = {(key, own): [] for key in names for own in (False, True)}
+    for same in by_kind(entries):
+        run, changed = same[0], same[0].changed
+        is_like_muon = (run.recipe["name"], run.images, run.machine) == ("fast", muon.images, muon.machine)
+        if is_like_muon and changed.keys() <= {"optimizer", "learning_rate"}:
+            found[run.recipe["optimizer"], "learning_rate" in changed].append(same)
+    told = []
+    for (optimizer, is_own), kinds in found.items():
+        if not kinds:
+            continue
+        best = max(kinds, key=lambda same: (len(same), mean(entry.valid for entry in same)))
+        seeds, _, reached, *_ = figures(best, 3)
+        rate = f", with the best of {len(kinds)} rates of its own, {best[0].recipe['learning_rate']:g}" if is_own else ""
+        rate = rate or ", with Muon's rate" * (optimizer != "muon")
+        told.append(f"- {names[optimizer]}{rate}: {reached}, seeds {seeds}")
+    return "\n".join([f"**Tally:** the validation accuracy, all after the same {FAST.epochs} epochs.\n", *told])
 
 
 # Cells of notebooks that are written from the records, by what their metadata say under "generated".

@@ -18,7 +18,7 @@ from alexnet_cifar10.recipes import Recipe
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Newton-Schulz iteration, three steps: approximates `U V^T` of a matrix [M, N] = `U S V^T`.
 
-    Singular values (the lengths of a matrix's directions) above 0.02 of the Frobenius norm end between 0.7 and 1.2;
+    Singular values (the lengths of a matrix's directions) above 0.02 of the Frobenius norm end between 0.68 and 1.21;
     smaller ones have grown up to 41-fold. Only matrix products are needed.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # they make small singular values grow fast

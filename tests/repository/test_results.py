@@ -222,13 +222,30 @@ def test_an_ablation_compares_the_same_images(folder):
 
 def test_the_words_of_an_ablation_ask_every_seed(folder):
     said = ledger.ablation_in_words(ledger.read_entries(folder))
-    assert "- One seed alone tells nothing about chance: `flip`." in said
+    assert "- **One seed only**, which tells nothing about chance: no flip." in said
     record = Run(folder / "c").read_record()
-    for accuracy, words in ((0.82, "`fast` did better with each seed"), (0.84, "cannot be told from chance")):
+    for accuracy, words in (
+        (0.82, "Hardly chance**, because `fast` is better with each seed, by at least twice what the seeds differ by"),
+        (0.80, "Perhaps chance**, because `fast` is better with each seed, but by less than that"),
+        (0.84, "Cannot be told**, because the seeds disagree"),
+    ):
         (folder / "h").mkdir(exist_ok=True)
         result = record["result"] | {"best_valid_accuracy": accuracy}
         write_record(folder / "h", record | {"seed": 2, "result": result})
-        assert f"{words}: `flip`." in ledger.ablation_in_words(ledger.read_entries(folder))
+        assert f"{words}: no flip." in ledger.ablation_in_words(ledger.read_entries(folder))
+
+
+def test_the_tally_of_muon_gives_each_optimiser_the_best_of_its_own_rates(folder):
+    record = Run(folder / "a").read_record()
+    sgd = record["recipe"] | {"optimizer": "sgd", "weight_decay": None, "others_rate": None}
+    for name, rate, accuracy in (("s", 0.08, 0.60), ("t", 0.01, 0.70), ("u", 0.02, 0.75)):
+        (folder / name).mkdir()
+        result = record["result"] | {"best_valid_accuracy": accuracy}
+        write_record(folder / name, record | {"recipe": sgd | {"learning_rate": rate}, "result": result})
+    said = ledger.tally_of_muon(ledger.read_entries(folder))
+    assert "- Muon: 0.820 (0.810–0.830), seeds 1, 2" in said
+    assert "- SGD, with Muon's rate: 0.600, seeds 1\n" in said
+    assert "- SGD, with the best of 2 rates of its own, 0.02: 0.750, seeds 1" in said and "Adam" not in said
 
 
 def test_a_notebook_is_written_anew_where_it_shows_the_records(folder, monkeypatch):
@@ -242,7 +259,7 @@ def test_a_notebook_is_written_anew_where_it_shows_the_records(folder, monkeypat
     monkeypatch.setattr(ledger, "RESULTS", folder / "results")
     assert ledger.main(["--write"]) == 0
     written, mine = nbformat.read(path, as_version=4).cells
-    assert written.source.startswith("| value |") and mine.source == "mine"
+    assert "| value |" in written.source and "old" not in written.source and mine.source == "mine"
 
 
 def test_a_folder_without_runs_is_named(tmp_path, capsys):

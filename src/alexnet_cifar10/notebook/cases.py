@@ -311,3 +311,5 @@ def linear_probe() -> Cases:
     typical = torch.stack([x[y == k].mean(dim=0) for k in range(10)])
     yield (x, y, x), y, "A linear layer can learn these 200 digits by heart: more steps, each with a cleared gradient."
     yield (x, y, typical[6:7]), tensor([6]), "One new image has no spread of its own: take mean and spread of x."
+    far = torch.cat([x, 1000 + 1000 * torch.rand(200, 1, generator=torch.Generator().manual_seed(0))], dim=1)
+    yield (far, y, far), y, "Here one column is a thousand times as large: each has its own mean and spread (dim=0)."
