@@ -448,7 +448,8 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
     for group in tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))["group"]:
         runs = {f"{name}-{seed}" for name, values in group["runs"].items() for seed in values["seeds"]}
         parts += [f"## {group['question']}\n", f"{group['design']}\n"]
-        parts += [table_of_kinds([entry for entry in entries if entry.run.name in runs], of_fast(entries))]
+        fast = None if "fast" in group["runs"] else of_fast(entries)
+        parts += [table_of_kinds([entry for entry in entries if entry.run.name in runs], fast)]
         left = [entry for entry in left if entry.run.name not in runs]
     parts += ["## Is the best epoch that of the lowest loss, or of the highest accuracy?\n"]
     parts += ["From the `history.csv` of the runs with at least ten epochs, on the validation images that choose.\n"]
