@@ -5,13 +5,14 @@ from collections import Counter
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torchvision.transforms.functional import to_tensor
 
 from alexnet_cifar10.data import ImageDataset, Provenance, load_images, stratified_split
 from alexnet_cifar10.data.cifar10 import KNOWN_COPIES
 
 
 def test_an_image_is_the_tensor_that_torchvision_makes_of_it():
+    from torchvision.transforms.functional import to_tensor  # here, as each worker would wait two seconds for it
+
     levels = np.arange(256, dtype=np.uint8).repeat(12).reshape(1, 32, 32, 3)  # every value there is
     image, label = ImageDataset(levels, [3], tuple("abcd"))[0]
     assert torch.equal(image, to_tensor(levels[0])) and image.dtype == torch.float32
