@@ -9,8 +9,12 @@ OUTER_CIFAR10_ROOT = os.environ.get("CIFAR10_ROOT")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread_and_no_windows():
-    """Small tensors gain nothing from threads, and on a busy machine they wait for each other; plots stay in memory."""
+def _no_threads_no_windows_no_waiting():
+    """Small tensors gain nothing from threads, and on a busy machine they wait for each other; plots stay in memory.
+
+    And nothing waits for the disk: what a power failure leaves, no test can see.
+    """
+    os.fsync = lambda descriptor: None
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     if "matplotlib" in sys.modules:
