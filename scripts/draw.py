@@ -585,14 +585,16 @@ def ablation() -> Figure:
     bottom = 104 + 38 * len(rows)
     sheet = paper(bottom + 70)
     write(sheet, 24, 34, "What is lost without a value of fast", TITLE, weight="bold")
-    write(sheet, 24, 66, f"{measured_on()}; a dot is a seed, a line their mean", SMALL, color=FAINT)
+    write(sheet, 24, 66, f"{measured_on()}; a dot is a run", SMALL, color=FAINT)
     axis = chart(sheet, 290, 100, 776, bottom, xlabel="validation accuracy that is lost", ylim=(bottom, 100))
     axis.axvline(0, color=INK, linewidth=1)
+    chance = ledger.by_chance(ENTRIES)
+    axis.axvspan(-chance, chance, color=GREY, alpha=0.3, linewidth=0)
+    write(sheet, 24, bottom + 24, "grey: what the seeds\nof fast differ by", SMALL, color=FAINT)
     for i, (key, usual, instead, _, gains) in enumerate(rows):
         y = 123 + 38 * i
         write(sheet, 24, y, ledger.in_its_place(key, usual, instead), SMALL)
         axis.plot(gains, [y] * len(gains), "o", color=BLUE, markersize=8, alpha=0.7)
-        axis.plot([mean(gains)] * 2, [y - 12, y + 12], color=INK, linewidth=2)
     axis.set_yticks([])
     return sheet.figure
 

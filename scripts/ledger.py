@@ -214,6 +214,12 @@ def of_fast(entries: list[Entry]) -> dict[tuple[Any, ...], float]:
     return {entry.where: entry.valid for entry in entries if entry.recipe == FAST.as_record()}
 
 
+def by_chance(entries: list[Entry]) -> float:
+    """What the seeds of `fast` differ by, which is chance alone; 0 for one seed."""
+    accuracies = of_fast(entries).values()
+    return max(accuracies) - min(accuracies)
+
+
 def in_words(value: Any) -> str:
     """A recipe's value for readers: five dropouts of 0 are none."""
     return "none" if isinstance(value, list) and not any(value) else str(value)
@@ -324,24 +330,26 @@ def table_of_recipes(entries: list[Entry]) -> str:
 
 def ablation_in_words(entries: list[Entry]) -> str:
     """Which values of `fast` gain most, which differences chance could make, and, folded, the table."""
-    rows = ablation(entries)
+    rows, chance = ablation(entries), by_chance(entries)
     said: dict[str, list[str]] = {}
     for key, usual, instead, _, gains in rows:
-        side = "better" if gains[0] > 0 else "worse"
-        if len(gains) == 1:
+        size = abs(mean(gains)) if min(gains) * max(gains) > 0 else 0  # where the seeds disagree, nothing is left
+        side = "" if mean(gains) > 0 else ", and `fast` is worse"
+        if not chance:
             told = "**One seed only**, which tells nothing about chance"
-        elif min(gains) * max(gains) <= 0:
-            told = "**Cannot be told**, because the seeds disagree"
-        elif abs(mean(gains)) >= 2 * (max(gains) - min(gains)):
-            told = f"**Hardly chance**, because `fast` is {side} with each seed, by at least twice what the seeds differ by"
+        elif size >= 2 * chance:
+            told = f"**Hardly chance**, because it is at least twice as much{side}"
+        elif size > chance:
+            told = f"**Perhaps chance**, because it is more, but not twice as much{side}"
         else:
-            told = f"**Perhaps chance**, because `fast` is {side} with each seed, but by less than that"
+            told = "**Cannot be told from chance**"
         said.setdefault(told, []).append(in_its_place(key, usual, instead))
     most = "; ".join(f"{in_its_place(*row[:3])} ({mean(row[4]):.3f})" for row in rows if mean(row[4]) >= 0.01)
     most = f"Most is lost with {most}. With each of the others: less than 0.01.\n\n" if most else ""
+    alone = f"By chance alone, the seeds of `fast` differ by {chance:.4f}. Against that:\n\n" if chance else ""
     words = "\n".join(f"- {told}: {'; '.join(names)}." for told, names in said.items())
     numbers = f"<details><summary>The numbers</summary>\n\n{table_of_ablation(entries)}\n</details>"
-    return f"{most}{words}\n\n{numbers}"
+    return f"{most}{alone}{words}\n\n{numbers}"
 
 
 def tally_of_bits(entries: list[Entry]) -> str:
@@ -357,24 +365,23 @@ def tally_of_bits(entries: list[Entry]) -> str:
 
 
 def tally_of_muon(entries: list[Entry]) -> str:
-    """What other optimisers reach in the place of Muon: with its rate, and with the best of rates of their own."""
-    muon = next(entry for entry in entries if entry.kind == "fast")
-    names = {"muon": "Muon", "sgd": "SGD", "adam": "Adam"}
-    found: dict[tuple[str, bool], list[list[Entry]]] = {(key, own): [] for key in names for own in (False, True)}
-    for same in by_kind(entries):
-        run, changed = same[0], same[0].changed
-        is_like_muon = (run.recipe["name"], run.images, run.machine) == ("fast", muon.images, muon.machine)
-        if is_like_muon and changed.keys() <= {"optimizer", "learning_rate"}:
-            found[run.recipe["optimizer"], "learning_rate" in changed].append(same)
-    told = []
-    for (optimizer, is_own), kinds in found.items():
-        if not kinds:
-            continue
-        best = max(kinds, key=lambda same: (len(same), mean(entry.valid for entry in same)))
-        seeds, _, reached, *_ = figures(best, 3)
-        rate = f", with the best of {len(kinds)} rates of its own, {best[0].recipe['learning_rate']:g}" if is_own else ""
-        rate = rate or ", with Muon's rate" * (optimizer != "muon")
-        told.append(f"- {names[optimizer]}{rate}: {reached}, seeds {seeds}")
+    """What other optimisers reach in the place of Muon: with its rate, and with the best of all rates that were tried."""
+    muon = next(same for same in by_kind(entries) if same[0].kind == "fast")
+    told = [f"- Muon: {figures(muon, 3)[2]}, seeds {figures(muon, 3)[0]}"]
+    for optimizer, name in (("sgd", "SGD"), ("adam", "Adam")):
+        tried = {}  # learning rate -> the runs with it, one for each seed
+        for same in by_kind(entries):
+            run, changed = same[0], same[0].changed
+            is_like_muon = (run.recipe["name"], run.where[:-1]) == ("fast", muon[0].where[:-1])
+            if is_like_muon and changed.get("optimizer") == optimizer and changed.keys() <= {"optimizer", "learning_rate"}:
+                tried[run.recipe["learning_rate"]] = same
+        which = {FAST.learning_rate: "Muon's rate"}
+        if len(tried) > 1:
+            best = max(tried, key=lambda rate: mean(entry.valid for entry in tried[rate]))
+            which[best] = f"{which.get(best, best)}, the best of {len(tried)} rates"
+        for rate in [rate for rate in which if rate in tried]:
+            seeds, _, reached, *_ = figures(tried[rate], 3)
+            told.append(f"- {name} with {which[rate]}: {reached}, seeds {seeds}")
     return "\n".join([f"**Tally:** the validation accuracy, all after the same {FAST.epochs} epochs.\n", *told])
 
 

@@ -205,7 +205,7 @@ def test_an_ablation_compares_the_same_seeds(folder):
     assert gains == pytest.approx([0.01]), "0.81 with seed 1, not the mean of both seeds"
 
 
-def test_what_a_value_buys_is_given_with_its_spread(folder):
+def test_what_a_value_gains_is_given_with_its_spread(folder):
     record = Run(folder / "c").read_record()
     result = record["result"] | {"best_valid_accuracy": 0.835}
     (folder / "h").mkdir()
@@ -220,22 +220,31 @@ def test_an_ablation_compares_the_same_images(folder):
     assert ledger.ablation(ledger.read_entries(folder)) == []
 
 
-def test_the_words_of_an_ablation_ask_every_seed(folder):
-    said = ledger.ablation_in_words(ledger.read_entries(folder))
-    assert "- **One seed only**, which tells nothing about chance: no flip." in said
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ([0.77], "**Hardly chance**, because it is at least twice as much: no flip."),
+        ([0.85], "**Hardly chance**, because it is at least twice as much, and `fast` is worse: no flip."),
+        ([0.785], "**Perhaps chance**, because it is more, but not twice as much: no flip."),
+        ([0.80], "**Cannot be told from chance**: no flip."),
+        ([0.70, 0.84], "**Cannot be told from chance**: no flip."),  # the seeds disagree
+    ],
+)
+def test_the_words_of_an_ablation_ask_what_chance_can_do(accuracies, words, folder):
+    """The two seeds of `fast`, 0.81 and 0.83, differ by 0.02."""
     record = Run(folder / "c").read_record()
-    for accuracy, words in (
-        (0.82, "Hardly chance**, because `fast` is better with each seed, by at least twice what the seeds differ by"),
-        (0.80, "Perhaps chance**, because `fast` is better with each seed, but by less than that"),
-        (0.84, "Cannot be told**, because the seeds disagree"),
-    ):
-        (folder / "h").mkdir(exist_ok=True)
+    for seed, accuracy in enumerate(accuracies, start=1):
+        (folder / f"c{seed}").mkdir()
         result = record["result"] | {"best_valid_accuracy": accuracy}
-        write_record(folder / "h", record | {"seed": 2, "result": result})
-        assert f"{words}: no flip." in ledger.ablation_in_words(ledger.read_entries(folder))
+        write_record(folder / f"c{seed}", record | {"seed": seed, "result": result})
+    shutil.rmtree(folder / "c")
+    said = ledger.ablation_in_words(ledger.read_entries(folder))
+    assert "the seeds of `fast` differ by 0.0200" in said and f"- {words}" in said
+    shutil.rmtree(folder / "b")
+    assert "**One seed only**, which tells nothing about chance" in ledger.ablation_in_words(ledger.read_entries(folder))
 
 
-def test_the_tally_of_muon_gives_each_optimiser_the_best_of_its_own_rates(folder):
+def test_the_tally_of_muon_gives_each_optimiser_the_best_of_its_rates(folder):
     record = Run(folder / "a").read_record()
     sgd = record["recipe"] | {"optimizer": "sgd", "weight_decay": None, "others_rate": None}
     for name, rate, accuracy in (("s", 0.08, 0.60), ("t", 0.01, 0.70), ("u", 0.02, 0.75)):
@@ -244,8 +253,8 @@ def test_the_tally_of_muon_gives_each_optimiser_the_best_of_its_own_rates(folder
         write_record(folder / name, record | {"recipe": sgd | {"learning_rate": rate}, "result": result})
     said = ledger.tally_of_muon(ledger.read_entries(folder))
     assert "- Muon: 0.820 (0.810–0.830), seeds 1, 2" in said
-    assert "- SGD, with Muon's rate: 0.600, seeds 1\n" in said
-    assert "- SGD, with the best of 2 rates of its own, 0.02: 0.750, seeds 1" in said and "Adam" not in said
+    assert "- SGD with Muon's rate: 0.600, seeds 1\n" in said
+    assert "- SGD with 0.02, the best of 3 rates: 0.750, seeds 1" in said and "Adam" not in said
 
 
 def test_a_notebook_is_written_anew_where_it_shows_the_records(folder, monkeypatch):
