@@ -286,9 +286,9 @@ def table_of_choices(entries: list[Entry]) -> str:
     rows = []
     for entry in entries:
         history = entry.run.read_history()
-        by_loss = min(history, key=lambda epoch: epoch["valid_loss"])
-        by_accuracy = max(history, key=lambda epoch: epoch["valid_accuracy"])
         if len(history) >= 10:
+            by_loss = min(history, key=lambda epoch: epoch["valid_loss"])
+            by_accuracy = max(history, key=lambda epoch: epoch["valid_accuracy"])
             chosen = [f"{epoch['valid_accuracy']:.4f} (epoch {epoch['epoch']})" for epoch in (by_loss, by_accuracy)]
             more = by_accuracy["valid_accuracy"] - by_loss["valid_accuracy"]
             growth = by_accuracy["valid_loss"] / by_loss["valid_loss"] - 1
