@@ -262,13 +262,13 @@ def test_a_notebook_is_written_anew_where_it_shows_the_records(folder, monkeypat
         shutil.copytree(folder / name, folder / "results" / name)
     (folder / "notebooks").mkdir()
     path = folder / "notebooks" / "07.ipynb"
-    shows, mine = (nbformat.v4.new_markdown_cell(text) for text in ("old", "mine"))
+    shows, mine = (nbformat.v4.new_markdown_cell(text) for text in ("of before", "mine"))
     shows.metadata["generated"] = "ablation"
     nbformat.write(nbformat.v4.new_notebook(cells=[shows, mine]), path)
     monkeypatch.setattr(ledger, "RESULTS", folder / "results")
     assert ledger.main(["--write"]) == 0
     written, mine = nbformat.read(path, as_version=4).cells
-    assert "| value |" in written.source and "old" not in written.source and mine.source == "mine"
+    assert "| value |" in written.source and "of before" not in written.source and mine.source == "mine"
 
 
 def test_a_folder_without_runs_is_named(tmp_path, capsys):
