@@ -130,7 +130,7 @@ def test_calls_at_the_same_time_keep_what_each_has_trained_and_executed(runner, 
 @pytest.mark.parametrize(
     ("dataset", "asked", "trained"),
     [
-        ("cifar10", [], "fast, epochs: 3"),
+        ("cifar10", [], "fast, epochs: 2"),
         ("digits", [], "classic, epochs: at most 10"),
         ("cifar10", ["--epochs", "55"], "classic, epochs: at most 55"),
         ("cifar10", ["--recipe", "classic"], "classic, epochs: at most 55"),

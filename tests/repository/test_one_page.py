@@ -95,7 +95,7 @@ def test_its_digits_their_parts_and_what_it_says_of_them_are_those_of_the_packag
         assert labels.tolist() == [images.targets[i] for i in indices]
         if part != "train":
             ours = evaluate(page["model"], DeviceLoader(images, indices, batch_size=250, device=CPU), CPU)
-            assert page["evaluate"](page["model"], its, labels) == (ours.loss, ours.accuracy)
+            assert page["evaluate"](its, labels) == (ours.loss, ours.accuracy)
     assert capsys.readouterr().out == f"test accuracy {ours.accuracy:.4f}\n"
 
 
