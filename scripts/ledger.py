@@ -146,7 +146,7 @@ def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
     for entry in entries:
         where = (entry.machine, entry.record["precision"])
         kinds.setdefault((entry.kind, entry.images, where), []).append(entry)
-    return list(kinds.values())
+    return sorted(kinds.values(), key=lambda same: (same[0].recipe["name"], same[0].recipe["epochs"]))
 
 
 def with_range(middle: float, lowest: float, highest: float, digits: int) -> str:
