@@ -23,6 +23,8 @@ def pytest_configure(config):
     os.environ.setdefault("TUTORIAL_SMOKE", "1")
     if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: more threads would wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # glibc gives what is freed back to the system, and with large batches that is a quarter of their time: it keeps it.
+    os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**30))
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, ".hypothesis")  # not into the project
 
     if sys.platform == "linux":  # files, not ports: two workers may be told that the same port is free
@@ -38,7 +40,7 @@ def pytest_configure(config):
 
 
 # In the order in which they begin. Two workers take whole files: what takes long must not be what one waits for.
-SLOW = ("08_", "04_", "test_notebooks", "test_setup", "test_kills", ".ipynb", "test_run", "test_one_page", "test_recipes")
+SLOW = ("08_", "04_", "test_notebooks", "setup", "kills", ".ipynb", "test_run", "one_page", "test_train", "recipes")
 
 
 def pytest_collection_modifyitems(items):
