@@ -53,6 +53,8 @@ def twice(item):
     yield item
     if isinstance(item, IPyNbCell):
         cell = from_dict(item.cell)
+        split = "stratified_split(images.train.targets)"  # from here on few images: how well it learns is not asked
+        cell.source = cell.source.replace(f"= {split}", f"= (half[:90] for half in {split})")
         if cell.source.startswith("loss.backward()\n"):  # what PyTorch says the second time is a lesson
             error = "RuntimeError, match='Trying to backward through the graph a second time'"
             cell.source = f"import pytest\nwith pytest.raises({error}):\n    {cell.source}"
