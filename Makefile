@@ -28,7 +28,7 @@ help:
 	@echo "make experiments  train every run of results/ that is missing there; OPTIONS=-n only says which"
 	@echo "make test-experiments  test that on the digits, in about 6 minutes"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
-	@echo "make site         build the notebooks, this README and the package's reference into a site, build/site"
+	@echo "make site         build notebooks, README and reference into a site, build/site; RUN=runs/latest lets your network run in it"
 	@echo "make test-browser run the notebooks in JupyterLab and look through that site, in Chromium"
 	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
 	@echo "make constraints  write constraints.txt anew: the newest of all that the pins of requirements.txt need; takes uv"
@@ -75,6 +75,7 @@ bench: setup
 
 # -E reads all pages each time: a page that is not read again is not warned of again.
 site: dev
+	@$(VENV_PYTHON) scripts/export_network.py build/site/_static/weights.js $(if $(RUN),"$(RUN)")
 	@$(VENV_PYTHON) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "Open build/site/index.html, or serve the folder: $(VENV_PYTHON) -m http.server -d build/site"
 

@@ -2,10 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +25,19 @@ def browser() -> Iterator[Browser]:
             returncode=1,
         )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+        camera = "--use-fake-device-for-media-stream"  # for pages that are allowed to use one
+        browser = playwright.chromium.launch(executable_path=path, args=[camera])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make site` builds it without a run; a warning fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    network = [sys.executable, "scripts/export_network.py", folder / "site/_static/weights.js"]
+    pages = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", folder / "site"]
+    for command in (network, [*pages, "-d", folder / "doctrees"]):
+        build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert build.returncode == 0, build.stderr
+    return folder / "site"

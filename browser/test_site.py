@@ -1,7 +1,5 @@
 """The site as a reader gets it: served by a plain file server, opened in Chromium, at two widths, light and dark."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,12 +17,12 @@ PAGES = [
     "README.ko.html",
     "CORRECTIONS.html",
     "results/README.html",
+    "docs/demo.html",
     "docs/package.html",
     "search.html?q=convolution",
     *NOTEBOOKS,
 ]
 WIDTHS = [1280, 390]  # CSS pixels: a laptop, a phone
-BUILD = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "."]
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -36,14 +34,9 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the site, built anew; a warning fails the build."""
-    folder = tmp_path_factory.mktemp("site")
-    build = subprocess.run(
-        [*BUILD, folder / "site", "-d", folder / "doctrees"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert build.returncode == 0, build.stderr
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder / "site"))
+def site(site_folder: Path) -> Iterator[str]:
+    """Address of the site."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=site_folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -70,7 +63,7 @@ def visit(page: Page, name: str) -> None:
     page.goto(name, wait_until="networkidle")
 
 
-def findings(page: Page, **options: list[str]) -> list[tuple[str, str, str]]:
+def findings(page: Page, **options: object) -> list[tuple[str, str, str]]:
     """What axe-core calls serious or critical: its rule, the place, and what to do about it."""
     violations = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
     serious = [rule for rule in violations if rule["impact"] in ("serious", "critical")]

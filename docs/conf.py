@@ -23,13 +23,14 @@ REPOSITORY = PROJECT["urls"]["Repository"].rstrip("/")
 project = PROJECT["name"]
 html_title = "CIFAR-10 with AlexNet in PyTorch"
 root_doc = "README"
-include_patterns = ["README*.md", "CORRECTIONS.md", "notebooks/0*.ipynb", "results/README.md", "docs/package.rst"]
+include_patterns = ["README*.md", "CORRECTIONS.md", "notebooks/0*.ipynb", "results/README.md", "docs/*"]
 exclude_patterns = [".*", "build", "datasets", "runs"]  # they hold no pages, only many files to look through
 contents = """
 
 ```{toctree}
 :hidden:
 :glob:
+docs/demo
 notebooks/*
 CORRECTIONS
 results/README
@@ -52,7 +53,7 @@ autodoc_default_options = {"members": True, "undoc-members": True, "member-order
 html_theme = "furo"
 html_copy_source = html_show_copyright = html_use_index = html_domain_indices = False
 html_favicon = "icon.svg"
-html_static_path = ["site.js", "site.css"]
+html_static_path = ["site.js", "site.css", "demo"]
 html_js_files = ["site.js"]
 html_css_files = ["site.css"]
 html_theme_options = {"source_view_link": f"{REPOSITORY}/blob/main/{{filename}}"}
