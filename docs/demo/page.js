@@ -120,10 +120,10 @@ function showAnswer() {
   all("#bars li").forEach((bar, i) => {
     bar.style.setProperty("--p", probabilities[i]);
     bar.className = `${i === best ? "best" : ""} ${i === known.label ? "label" : ""}`;
-    [bar.firstChild.textContent, bar.lastChild.textContent] = [name(i), probabilities[i].toFixed(3)];
+    [bar.firstChild.textContent, bar.lastChild.textContent] = [nameOf(i), probabilities[i].toFixed(3)];
   });
   const verdict = known.src ? (best === known.label ? "right_" : "wrong") : "own";
-  const values = { answer: name(best), p: probabilities[best].toFixed(2), label: name(known.label) };
+  const values = { answer: nameOf(best), p: probabilities[best].toFixed(2), label: nameOf(known.label) };
   $("verdict").textContent = text(verdict, values);
   $("took").textContent = text("took", { seconds: answer.seconds.toFixed(2) });
   answer.blocks.forEach(({ maps, size }, i) => {
@@ -166,7 +166,7 @@ function paint(cell, number, [red, green, blue]) {
 }
 
 const text = (key, values) => TEXTS[language][key].replace(/\{(\w+)\}/g, (_, value) => values[value]);
-const name = (label) => TEXTS[language].classes[classes[label]] ?? classes[label];
+const nameOf = (label) => TEXTS[language].classes[classes[label]] ?? classes[label];
 
 /** Write all words of the page in its language; `problem` is what to say about a file or the camera. */
 function write(problem) {
@@ -177,7 +177,7 @@ function write(problem) {
   all("[data-text]").forEach((element) => (element.textContent = text(element.dataset.text, values)));
   all("[data-label]").forEach((element) => (element.ariaLabel = text(element.dataset.label)));
   all(".languages button").forEach((button) => (button.ariaPressed = button.value === language));
-  all("#pictures img").forEach((image, i) => (image.alt = name(pictures[i].label)));
+  all("#pictures img").forEach((image, i) => (image.alt = nameOf(pictures[i].label)));
   $("camera").textContent = text($("video").hidden ? "camera" : "shoot");
   $("problem").textContent = problem ? text(problem) : "";
   $("source").textContent = known ? text(`source${pictures.indexOf(known) % 3}`, values) : "";
