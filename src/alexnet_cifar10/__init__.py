@@ -1,8 +1,9 @@
 """CIFAR-10 with AlexNet in PyTorch: what the notebooks import.
 
-Each file in this folder is a chapter: model, batches, optim, recipes, train, evaluate, plots, device. Behind them are
-three rooms that no chapter needs to be read with: data/ (where pixels come from), runs/ (what a run leaves on disk) and
-notebook/ (what only notebooks call). Imports run one way: notebook/, then the chapters, then data/ and runs/.
+Each file in this folder is a chapter: model, batches, optim, recipes, train, parallel, evaluate, plots, device. Behind
+them are three rooms that no chapter needs to be read with: data/ (where pixels come from), runs/ (what a run leaves on
+disk) and notebook/ (what only notebooks call). Imports run one way: notebook/, then the chapters, then data/ and runs/.
+`python -m alexnet_cifar10` trains without a notebook.
 """
 
 import os

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from alexnet_cifar10.data import ImageDataset
 from alexnet_cifar10.device import epoch_seed, memory_format
+from alexnet_cifar10.parallel import world
 from alexnet_cifar10.recipes import Recipe, check_value
 
 MADE_WITH = ("batch_size", "flip", "shift", "cutout")  # what batches are made with, under the names of `Recipe`
@@ -18,7 +19,7 @@ class DeviceLoader:
 
     Iterating gives (float32 images [B, 3, 32, 32] in 0..1, int64 labels [B]): the numbers of `dataset[i]`. 40 000
     images take 123 MB. With `shuffle`, for training, the order changes with the epoch of `set_epoch`, and a last batch
-    of a single image is left out, as batch normalisation cannot take the variance of one value.
+    with a single image for a process is left out, as batch normalisation cannot take the variance of one value.
 
     Augmentation, also anew in each epoch: with `flip` about half of the images are mirrored left to right, and in the
     next epoch the others (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024). `shift` moves each by up to
@@ -63,7 +64,7 @@ class DeviceLoader:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.labels), self.batch_size)
-        return whole + (rest > (1 if self.shuffle else 0))
+        return whole + (rest >= (2 * world() if self.shuffle else 1))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count, device = len(self.labels), self.images.device

@@ -77,18 +77,17 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """One number for `(seed, epoch)`, mixed so that seed 1, epoch 2 and seed 2, epoch 1 have nothing in common."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """One number for all of them, mixed so that seed 1, epoch 2 and seed 2, epoch 1 have nothing in common."""
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
 
 
-def seed_everything(seed: int, epoch: int = 0) -> None:
-    """Seed the random numbers of Python, NumPy and PyTorch (every device) with `(seed, epoch)`.
+def seed_everything(seed: int, epoch: int = 0, rank: int = 0) -> None:
+    """Seed the random numbers of Python, NumPy and PyTorch (every device) with these numbers.
 
-    Done before each epoch, it makes dropout depend on these two numbers alone, so that a resumed run needs no saved
-    random state.
+    Done before each epoch, it makes dropout depend on them alone, so that a resumed run needs no saved random state.
     """
-    mixed = epoch_seed(seed, epoch)
+    mixed = epoch_seed(seed, epoch, rank)
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)

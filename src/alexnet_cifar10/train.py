@@ -18,6 +18,7 @@ from alexnet_cifar10.device import autocast, autocast_dtype, deterministic, memo
 from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.model import whiten
 from alexnet_cifar10.optim import make_optimizer, make_schedule
+from alexnet_cifar10.parallel import in_step, of_all, on_first, rank, share, world
 from alexnet_cifar10.recipes import Recipe
 from alexnet_cifar10.runs import TrainingError, TrainingRun, here_and_now
 
@@ -27,6 +28,7 @@ def train(
 ) -> None:
     """Train `model` on the device it is on; `run` keeps what each epoch gives, and goes on where it had stopped.
 
+    Each of several processes that `parallel.together` has joined calls it, and trains with its share of every batch.
     After Ctrl-C or the stop button all completed epochs are kept. A resumed run gives the numbers of one that never
     stopped, to the last bit, on the same machine with the same versions and number of threads (tested on CPUs; not yet
     on CUDA; on MPS nobody promises it). Raises `TrainingError` when the run cannot begin or go on, or a loss is not
@@ -35,7 +37,7 @@ def train(
     device = next(model.parameters()).device
     precision = autocast_dtype(device) if recipe.autocast else torch.float32
     with run.recording(), deterministic(device):
-        run.begin(_made_of(recipe, model, train_loader, valid_loader), here_and_now(device, precision))
+        on_first(run.begin, _made_of(recipe, model, train_loader, valid_loader), here_and_now(device, precision))
         if recipe.whitening:
             whiten(model, train_loader.images[:256])
         model.to(memory_format=memory_format(device))
@@ -44,22 +46,24 @@ def train(
         scaler = GradScaler(device.type, init_scale=1024, enabled=precision == torch.float16)
         monitor = Monitor(recipe.patience)
         by_step = schedule if recipe.schedule == "one-cycle" else None
-        run.load({"model": model, "optimizer": optimizer, "scheduler": schedule, "scaler": scaler, "monitor": monitor})
-        while len(run.history) < recipe.epochs and not monitor.should_stop:
-            epoch, began, lr = len(run.history) + 1, time.perf_counter(), optimizer.param_groups[0]["lr"]
-            seed_everything(train_loader.seed, epoch)  # for dropout: a resumed run draws what one in one go draws
+        state = {"model": model, "optimizer": optimizer, "scheduler": schedule, "scaler": scaler, "monitor": monitor}
+        history = on_first(run.load, state)
+        ddp = in_step(model, state)  # `model` itself where this process is alone
+        while len(history) < recipe.epochs and not monitor.should_stop:
+            epoch, began, lr = len(history) + 1, time.perf_counter(), optimizer.param_groups[0]["lr"]
+            seed_everything(train_loader.seed, epoch, rank())  # for dropout: a resumed run draws the same as another
             train_loader.set_epoch(epoch)  # for order, flips, shifts and cutouts
-            batches = run.progress(train_loader, epoch)
-            train_loss = train_one_epoch(model, batches, optimizer, by_step, scaler, precision, recipe.label_smoothing)
+            batches = share(run.progress(train_loader, epoch))
+            train_loss = train_one_epoch(ddp, batches, optimizer, by_step, scaler, precision, recipe.label_smoothing)
             with autocast(device, precision):
-                valid = evaluate(model, valid_loader, device)
+                valid = on_first(evaluate, model, valid_loader, device)
             _refuse_unless_finite(valid.loss, "validation loss")
             monitor.update(epoch, valid.loss, valid.accuracy)
             if by_step is None:
                 schedule.step(valid.loss)
             row = {"epoch": epoch, "train_loss": train_loss, "valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
             row |= {"lr": lr, "seconds": round(time.perf_counter() - began, 3)}
-            run.save(row, is_best=monitor.best_epoch == epoch, trigger=monitor.trigger)
+            history = on_first(run.save, row, is_best=monitor.best_epoch == epoch, trigger=monitor.trigger)
 
 
 def train_one_epoch(
@@ -81,15 +85,16 @@ def train_one_epoch(
     for images, labels in batches:
         with autocast(device, precision):
             loss = F.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=label_smoothing)
+        loss, mean, size = of_all(loss, len(labels))  # of all processes; one that is alone gets back what it gave
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # float16 needs the scaler, or small gradients become 0; else it does nothing
         scaler.step(optimizer)
         scaler.update()
         if schedule is not None:
             schedule.step()
-        losses.append(loss.detach())
-        sizes.append(len(labels))
-        if device.type == "cpu" and not loss.isfinite():
+        losses.append(mean)
+        sizes.append(size)
+        if device.type == "cpu" and not mean.isfinite():
             break  # on an accelerator a look at each loss would wait for it, so there the epoch runs to its end
     return _mean_per_image(losses, sizes)
 
@@ -129,10 +134,10 @@ class Monitor:
 
 def _mean_per_image(losses: list[Tensor], sizes: list[int]) -> float:
     """Mean over images of losses that are means over batches of these sizes."""
-    values = torch.stack(losses).cpu().double()
+    values, images = torch.stack(losses).cpu().double(), torch.tensor(sizes).double()
     for step, value in enumerate(values.tolist(), start=1):
         _refuse_unless_finite(value, f"training loss of step {step}")
-    return float(values @ torch.tensor(sizes).double()) / sum(sizes)
+    return float(values @ images / images.sum())
 
 
 def _refuse_unless_finite(value: float, what: str) -> None:
@@ -147,10 +152,15 @@ def _made_of(
     images = len(train_loader.labels)
     if train_loader.batch_size > images:
         raise TrainingError(f"batch_size = {train_loader.batch_size}: at most {images} with {images} training images.")
+    if train_loader.batch_size < 2 * world():
+        raise TrainingError(f"batch_size = {train_loader.batch_size}: at least two for each of {world()} processes.")
+    own_statistics = world() > 1 and next(model.parameters()).device.type == "cpu"
     dropout = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
     return {
         "recipe": {**recipe.as_record(), **{key: getattr(train_loader, key) for key in MADE_WITH}, "dropout": dropout},
         "seed": train_loader.seed,
         "train_images": images,
         "valid_images": len(valid_loader.labels),
+        "processes": world(),
+        "batch_norm": "over each process's share" if own_statistics else "over the whole batch",
     }

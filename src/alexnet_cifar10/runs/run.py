@@ -148,6 +148,7 @@ class TrainingRun(Run):
         self.provenance, self.wanted, self.resume = provenance, name, resume
         self.history: list[dict[str, float]] = []
         self.began = False  # true when it has written a file
+        self.progress = lambda batches, epoch: batches  # until there is a report, which only the first process has
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -198,8 +199,8 @@ class TrainingRun(Run):
             self.record |= {"run_name": self.name, "status": "running", **made_of}
             self.record.pop("error", None)
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Put `state`, name -> what has a `state_dict`, where a run stood that goes on; print its epochs so far."""
+    def load(self, state: dict[str, Any]) -> list[dict[str, float]]:
+        """Put `state`, name -> what has a `state_dict`, where a run stood that goes on; return and print its epochs."""
         self.state = state
         if not self.began:
             best, last = load_state(self.best_checkpoint), load_state(self.last_checkpoint)
@@ -223,8 +224,9 @@ class TrainingRun(Run):
         self.report = Report(self.tensorboard, self.record, self.history)
         self.progress = self.report.progress
         self.held.callback(self.report.close)
+        return self.history
 
-    def save(self, row: dict[str, float], *, is_best: bool, trigger: int) -> None:
+    def save(self, row: dict[str, float], *, is_best: bool, trigger: int) -> list[dict[str, float]]:
         """Keep an epoch: all of its files, or after a kill or on a full disk all files of the epoch before it."""
         self.history = [*self.history, row]
         if self.place:  # the first epoch since it goes on
@@ -236,6 +238,7 @@ class TrainingRun(Run):
             files["best_checkpoint.pth"] = files["last_checkpoint.pth"]
         self._write({**files, "training_state.pt": to_bytes({**states, "history": self.history}), **self._table()})
         self.report.add(row, trigger)
+        return self.history
 
     def _table(self) -> dict[str, bytes]:
         lines = [HISTORY_COLUMNS, *([row[column] for column in HISTORY_COLUMNS] for row in self.history)]
@@ -275,8 +278,9 @@ class TrainingRun(Run):
             raise TrainingError(f"the run {self.name!r} cannot be resumed with other settings: {changed}. {hint}")
 
     def _end(self, status: str, **error: str) -> None:
-        if not self.began:
-            say("Stopped before the training began: nothing has changed.")
+        if not self.began:  # nor does it ever in a process that is not the first of several
+            if status == "interrupted":
+                say("Stopped before the training began: nothing has changed.")
             return
         settle(self.path)
         # an interrupt may have come before the last epoch was on the disk

@@ -1,0 +1,66 @@
+"""`python -m alexnet_cifar10` with a small network and few images: in a process of a test, or by torchrun."""
+
+import math
+import os
+import signal
+import sys
+
+import torch
+from small_run import small_model
+from torch import nn
+
+from alexnet_cifar10 import __main__ as entry
+from alexnet_cifar10 import train as training
+from alexnet_cifar10.batches import DeviceLoader
+
+
+def model_without_batch_norm(dropout):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 20), nn.Linear(20, 10))
+
+
+def start(arguments, *, images=23, batch_norm=False, poisoned=False, weights=None):
+    """The command line `arguments`, on `images` digits; `poisoned`: the second batch of epoch 2 has a NaN at its end.
+
+    The weights that this process ends with go to the file `weights`, without the running statistics.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, whatever this was started from
+    torch.set_num_threads(1)
+    training.autocast_dtype = lambda device: torch.float32  # 16 bits would round other sums otherwise
+    model = small_model() if batch_norm else model_without_batch_norm(())
+    entry.AlexNet = lambda dropout: model
+    entry.stratified_split = lambda targets: (range(images), range(200, 206))
+    if poisoned:
+        entry.training_batches = _poisoned(entry.training_batches)
+    sys.argv[1:] = arguments
+    entry.start()
+    if weights:
+        torch.save([parameter.detach() for parameter in model.parameters()], weights)
+
+
+def start_as(said, environment, arguments, how):
+    """`start` in the environment that torchrun would give; what it prints goes to the file `said`."""
+    os.environ.update(environment)
+    file = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    start(arguments, **how)
+
+
+def _poisoned(training_batches):
+    class Poisoned(DeviceLoader):
+        def __iter__(self):
+            for step, (images, labels) in enumerate(super().__iter__(), start=1):
+                if (self.epoch, step) == (2, 2):
+                    images[-1] = math.nan
+                yield images, labels
+
+    def poisoned_batches(*arguments, **more):
+        loader = training_batches(*arguments, **more)
+        loader.__class__ = Poisoned
+        return loader
+
+    return poisoned_batches
+
+
+if __name__ == "__main__":
+    start(sys.argv[1:])

@@ -1,0 +1,234 @@
+"""Several processes train one model: the same numbers as one, and every fault ends all of them, with one message."""
+
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from parallel_process import start_as
+from small_run import assert_identical, numbers
+from test_kills import PRELOADED, Process, needs_posix
+
+from alexnet_cifar10 import batches
+from alexnet_cifar10.batches import DeviceLoader
+from alexnet_cifar10.runs import Run, load_state
+
+HERE = Path(__file__).resolve().parent
+FEW = "--data digits --device cpu --run-name run".split()
+
+
+class Group:
+    """`python -m alexnet_cifar10` in `count` processes, joined as torchrun would join them."""
+
+    def __init__(self, runs, count, *arguments, **how):
+        context = multiprocessing.get_context(Process.method)
+        context.set_forkserver_preload(PRELOADED)
+        runs.mkdir(exist_ok=True)
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        joined = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port), "WORLD_SIZE": str(count)}
+        joined |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        self.files = [runs / f"said-{rank}.txt" for rank in range(count)]
+        self.processes = []
+        for rank, file in enumerate(self.files):
+            own = {"RUNS_ROOT": str(runs), "RANK": str(rank), "LOCAL_RANK": str(rank)} | (joined if count > 1 else {})
+            words = {**how, "weights": runs / f"weights-{rank}.pt"}
+            arguments_of = (file, own, [*FEW, *arguments], words)
+            self.processes.append(context.Process(target=start_as, args=arguments_of, daemon=True))
+        for process in self.processes:
+            process.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+    def wait(self):
+        """The exit codes; none may hang."""
+        end = time.monotonic() + 60
+        for process in self.processes:
+            process.join(timeout=max(0, end - time.monotonic()))
+        return [process.exitcode for process in self.processes]
+
+    @property
+    def said(self):
+        return [file.read_text(encoding="utf-8") for file in self.files]
+
+
+def trained(runs, count, *arguments, **how):
+    """The run of a group that ends well, in which only the first process speaks, and all have the same weights."""
+    with Group(runs, count, *arguments, **how) as group:
+        assert group.wait() == [0] * count, group.said
+    assert "Finished" in group.said[0] and not any(group.said[1:])
+    first, *others = (torch.load(runs / f"weights-{rank}.pt") for rank in range(count))
+    assert all(torch.equal(*pair) for other in others for pair in zip(first, other, strict=True))
+    return Run(runs / "run")
+
+
+def test_one_two_and_three_processes_learn_the_same_without_batch_norm(tmp_path):
+    """With shifts, cutouts, Muon and its schedule; the last batch has 7 images, which cannot be shared equally."""
+    long = "--recipe fast-long --epochs 2 --batch-size 8".split()
+    alone, *others = (trained(tmp_path / str(count), count, *long) for count in (1, 2, 3))
+    assert alone.read_record()["processes"] == 1
+    for count, run in enumerate(others, start=2):
+        assert run.read_record()["processes"] == count
+        for row, wanted in zip(numbers(run), numbers(alone), strict=True):
+            assert row == pytest.approx(wanted, abs=5e-6)
+        weights, wanted = load_state(run.last_checkpoint), load_state(alone.last_checkpoint)
+        assert all(torch.allclose(weights[key], wanted[key], atol=1e-5) for key in wanted)
+
+
+def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_with_no_other_number(tmp_path):
+    classic = "--recipe classic --batch-size 8 --epochs".split()
+    whole = trained(tmp_path / "whole", 2, *classic, "2", batch_norm=True)
+    assert whole.read_record()["batch_norm"] == "over each process's share"
+    trained(tmp_path / "runs", 2, *classic, "1", batch_norm=True)
+    with Group(tmp_path / "runs", 1, *classic, "2", "--resume", batch_norm=True) as alone:
+        assert alone.wait() == [1]
+    assert "cannot be resumed with other settings: processes was 2, now 1" in alone.said[0].splitlines()[-1]
+    assert_identical(trained(tmp_path / "runs", 2, *classic, "2", "--resume", batch_norm=True), whole)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_both_with_one_message(tmp_path):
+    """The batch has 8 images, so its last one is the second process's."""
+    with Group(tmp_path, 2, *"--recipe classic --batch-size 8 --epochs 3".split(), poisoned=True) as group:
+        assert group.wait() == [1, 1]
+    first, second = group.said
+    assert "Run 'run', epoch 2: the training loss of step 2 is nan, not a finite number." in first.splitlines()[-1]
+    assert second == ""
+    record = Run(tmp_path / "run").read_record()
+    assert (record["status"], record["result"]["epochs"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--epochs", "0"], "epochs = 0 (int) is not allowed"),
+        (["--epohcs", "3"], "unrecognized arguments: --epohcs 3"),
+        (["--data", "cifar10"], "CIFAR10_ROOT"),
+        (["--batch-size", "3"], "batch_size = 3: at least two for each of 2 processes"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_once(arguments, why, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "nowhere"))
+    with Group(tmp_path, 2, *arguments) as group:
+        assert all(group.wait())
+    first, second = group.said
+    assert why in first and "Traceback" not in first and second == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_last_batch_with_less_than_two_images_for_each_process_is_left_out_by_all(digits, monkeypatch):
+    monkeypatch.setattr(batches, "world", lambda: 3)
+    cpu = torch.device("cpu")
+    loaders = [DeviceLoader(digits.train, range(n), batch_size=8, device=cpu, shuffle=True) for n in (13, 14)]
+    assert [[len(labels) for _, labels in loader] for loader in loaders] == [[8], [8, 6]]
+
+
+# --- torchrun itself ----------------------------------------------------------------------------------------------
+
+
+def torchrun(runs, *arguments, said=None, within=()):
+    """Start `torchrun` with its own options and those of the entry."""
+    command = [*within, sys.executable, "-m", "torch.distributed.run", *arguments[: arguments.index("--")]]
+    command += [str(HERE / "parallel_process.py"), *FEW, *arguments[arguments.index("--") + 1 :]]
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
+    environment = os.environ | {"RUNS_ROOT": str(runs), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    with open(said, "w") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+
+
+TWO = ("--standalone", "--nproc_per_node=2")
+FOREVER = "--recipe classic --batch-size 8 --epochs 10000 --patience 10000".split()
+
+
+def wait_for(process, file, text, seconds=60):
+    end = time.monotonic() + seconds
+    while text not in file.read_text():
+        assert process.poll() is None and time.monotonic() < end, file.read_text()
+        time.sleep(0.02)
+
+
+@needs_posix
+def test_a_killed_process_ends_all_and_the_run_goes_on_until_ctrl_c_ends_it_calmly(tmp_path):
+    said = tmp_path / "said.txt"
+    agent = torchrun(tmp_path, *TWO, "--", *FOREVER, said=said)
+    wait_for(agent, said, "Epoch  2/")
+    children = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    assert agent.wait(timeout=60) == 1
+    assert "Signal 9 (SIGKILL) received" in said.read_text()
+    assert subprocess.run(["ps", "-p", ",".join(children)], capture_output=True).returncode == 1, "both are gone"
+    done = len(Run(tmp_path / "run").read_history())
+    agent = torchrun(tmp_path, *TWO, "--", *FOREVER, "--resume", said=said)
+    wait_for(agent, said, f"Epoch {done + 2:2d}/")
+    agent.send_signal(signal.SIGINT)
+    assert agent.wait(timeout=60) == 1
+    stopped = re.findall(r"^Stopped: what \d+ epochs gave is kept .* run_name = 'run'\.$", said.read_text(), re.M)
+    assert len(stopped) == 1 and "Connection" not in said.read_text()
+    record = Run(tmp_path / "run").read_record()
+    assert record["status"] == "interrupted" and record["result"]["epochs"] > done
+
+
+def test_a_port_in_use_is_said_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        where = ("--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}")
+        agent = torchrun(tmp_path, *where, "--", *FOREVER, said=tmp_path / "said.txt")
+        assert agent.wait(timeout=60) != 0
+    assert "EADDRINUSE" in (tmp_path / "said.txt").read_text()
+
+
+def ip(*words, check=True):
+    return subprocess.run(["ip", *words], check=check, capture_output=True, timeout=10).returncode == 0
+
+
+@pytest.fixture
+def two_machines():
+    """Two network namespaces with a cable between them, and what runs a command in each."""
+    names = [f"alexnet-{os.getpid()}-{i}" for i in (1, 2)]
+    if shutil.which("ip") is None or not ip("netns", "add", names[0], check=False):
+        pytest.skip("network namespaces are not permitted here")
+    try:
+        ip("netns", "add", names[1])
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for i, name in enumerate(names, start=1):
+            ip("-n", name, "addr", "add", f"10.99.0.{i}/24", "dev", "cable")
+            for device in ("cable", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield [("ip", "netns", "exec", name, "env", "GLOO_SOCKET_IFNAME=cable") for name in names]
+    finally:
+        for name in names:
+            ip("netns", "delete", name, check=False)
+
+
+def test_two_machines_train_together(two_machines, tmp_path):
+    where = ("--nnodes=2", "--nproc_per_node=1", "--master_addr=10.99.0.1", "--master_port=29500")
+    agents = [
+        torchrun(
+            *(tmp_path / "runs", *where, f"--node_rank={i}", "--", "--epochs", "1"),
+            said=tmp_path / f"said-{i}.txt",
+            within=within,
+        )
+        for i, within in enumerate(two_machines)
+    ]
+    try:
+        assert [agent.wait(timeout=90) for agent in agents] == [0, 0], (tmp_path / "said-0.txt").read_text()
+    finally:
+        for agent in agents:
+            agent.terminate()  # and so all that it has started
+            agent.wait(timeout=60)
+    said = [(tmp_path / f"said-{i}.txt").read_text() for i in (0, 1)]
+    assert sorted("Finished" in text for text in said) == [False, True]
+    assert Run(tmp_path / "runs" / "run").read_record()["processes"] == 2
