@@ -4,6 +4,7 @@ By two processes: `torchrun --standalone --nproc_per_node=2 -m alexnet_cifar10 -
 """
 
 import argparse
+import ast
 import os
 import sys
 from dataclasses import replace
@@ -15,14 +16,16 @@ from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import DataError, ImageSet, load_images, stratified_split
 from alexnet_cifar10.device import pick_device, seed_everything
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.notebook.parameters import check_parameters
+from alexnet_cifar10.notebook.parameters import OF_RECIPE, check_parameters
 from alexnet_cifar10.parallel import on_first, together, world
 from alexnet_cifar10.recipes import choose_recipe
 from alexnet_cifar10.runs import CheckpointError, TrainingError, TrainingRun
 from alexnet_cifar10.train import train
 
-CHANGES = {"epochs": int, "batch_size": int, "learning_rate": float, "patience": int}  # what replaces the recipe's own
-OPTIONS = {"data": str, "recipe": str, **CHANGES, "seed": int, "device": str, "run_name": str}
+OPTIONS = {
+    **{"data": str, "recipe": str, "epochs": int, "batch_size": int, "learning_rate": float, "patience": int},
+    **{"changes": ast.literal_eval, "seed": int, "device": str, "run_name": str},
+}
 
 
 def options_and_images() -> tuple[argparse.Namespace, ImageSet]:
@@ -31,7 +34,7 @@ def options_and_images() -> tuple[argparse.Namespace, ImageSet]:
     for name, kind in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
     parser.add_argument("--resume", action="store_true")
-    parser.set_defaults(data="auto", seed=42, device="auto")
+    parser.set_defaults(data="auto", changes={}, seed=42, device="auto")
     options = parser.parse_args()
     if world() > 1 and options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"  # MPS cannot add up gradients
@@ -43,7 +46,8 @@ def options_and_images() -> tuple[argparse.Namespace, ImageSet]:
 
 def main() -> None:
     options, images = on_first(options_and_images)
-    recipe = choose_recipe(options.recipe, images.provenance.dataset, **{key: vars(options)[key] for key in CHANGES})
+    changes = {key: vars(options)[key] for key in OF_RECIPE} | options.changes
+    recipe = choose_recipe(options.recipe, images.provenance.dataset, **changes)
     if images.provenance.dataset != "cifar10":
         recipe = replace(recipe, flip=False)  # a mirrored 2 is no 2
     device, (train_indices, valid_indices) = pick_device(options.device), stratified_split(images.train.targets)

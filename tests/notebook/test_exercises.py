@@ -160,6 +160,13 @@ def linear_probe(x, labels, new):
         torch.nn.functional.cross_entropy(layer(x), labels).backward()
         optimizer.step()
     return layer(new).argmax(dim=1)
+def shared_gradient(new_network, images, labels, world):
+    model, F = new_network(), torch.nn.functional
+    losses = [F.cross_entropy(model(images[rank::world]), labels[rank::world]) for rank in range(world)]
+    gradients = torch.autograd.grad(sum(losses) / world, list(model.parameters()))  # as if all shares were equal
+    return torch.cat([gradient.flatten() for gradient in gradients])
+def speed_up(n, work, fixed, send):
+    return (work + fixed) / ((work + fixed) / n + 2 * (n - 1) / n * send)  # as if all could be shared out
 """
 MISTAKES = re.split(r"\n(?=def )", WRONG.strip())
 
@@ -202,6 +209,9 @@ def test_a_plausible_mistake_is_refused(code, capsys):
         ("sure_and_right", "s.max(dim=1)", "s[:, 0], probabilities.argmax(dim=1)", "the highest probability"),
         ("sure_and_right", "        weight.grad = None\n", "", "clear the gradient after each"),
         ("sure_and_right", ", label_smoothing=smoothing", "", "give `label_smoothing` to the loss"),
+        ("shared_gradient", " * len(y) / len(labels)", "", "the mean of their gradients, not the sum"),
+        ("shared_gradient", "len(y) / len(labels)", "1 / world", "each gradient counts by its number of images"),
+        ("shared_gradient", "(x), y)", "(images), labels)", "`[rank::world]` goes through the network alone"),
     ],
 )
 def test_mistakes_in_a_training_are_told_apart(name, right, wrong, told, capsys):

@@ -78,7 +78,7 @@ def trained(runs, count, *arguments, **how):
 
 def test_one_two_and_three_processes_learn_the_same_without_batch_norm(tmp_path):
     """With shifts, cutouts, Muon and its schedule; the last batch has 7 images, which cannot be shared equally."""
-    long = "--recipe fast-long --epochs 2 --batch-size 8".split()
+    long = [*"--recipe fast-long --epochs 2 --batch-size 8 --changes".split(), "{'others_rate': 0.5}"]
     alone, *others = (trained(tmp_path / str(count), count, *long) for count in (1, 2, 3))
     assert alone.read_record()["processes"] == 1
     for count, run in enumerate(others, start=2):
@@ -87,6 +87,12 @@ def test_one_two_and_three_processes_learn_the_same_without_batch_norm(tmp_path)
             assert row == pytest.approx(wanted, abs=5e-6)
         weights, wanted = load_state(run.last_checkpoint), load_state(alone.last_checkpoint)
         assert all(torch.allclose(weights[key], wanted[key], atol=1e-5) for key in wanted)
+
+
+def test_the_command_line_trains_as_the_loop_does(start, tmp_path):
+    run = trained(tmp_path / "runs", 1, *"--recipe classic --epochs 1 --batch-size 8 --seed 7".split(), batch_norm=True)
+    other = start(images=23, valid=range(200, 206), epochs=1, batch_size=8, seed=7)
+    assert run.last_checkpoint.read_bytes() == other.last_checkpoint.read_bytes()
 
 
 def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_with_no_other_number(tmp_path):
@@ -116,6 +122,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both_with_one_message(tmp
     [
         (["--epochs", "0"], "epochs = 0 (int) is not allowed"),
         (["--epohcs", "3"], "unrecognized arguments: --epohcs 3"),
+        (["--changes", '{"flipp": True}'], "changes is a dictionary with keys out of optimizer, "),
         (["--data", "cifar10"], "CIFAR10_ROOT"),
         (["--batch-size", "3"], "batch_size = 3: at least two for each of 2 processes"),
     ],
@@ -153,7 +160,7 @@ TWO = ("--standalone", "--nproc_per_node=2")
 FOREVER = "--recipe classic --batch-size 8 --epochs 10000 --patience 10000".split()
 
 
-def wait_for(process, file, text, seconds=60):
+def wait_for(process, file, text, seconds=120):
     end = time.monotonic() + seconds
     while text not in file.read_text():
         assert process.poll() is None and time.monotonic() < end, file.read_text()
@@ -167,14 +174,14 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_until_ctrl_c_ends_it_calm
     wait_for(agent, said, "Epoch  2/")
     children = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[1]), signal.SIGKILL)
-    assert agent.wait(timeout=60) == 1
+    assert agent.wait(timeout=120) == 1
     assert "Signal 9 (SIGKILL) received" in said.read_text()
     assert subprocess.run(["ps", "-p", ",".join(children)], capture_output=True).returncode == 1, "both are gone"
     done = len(Run(tmp_path / "run").read_history())
     agent = torchrun(tmp_path, *TWO, "--", *FOREVER, "--resume", said=said)
     wait_for(agent, said, f"Epoch {done + 2:2d}/")
     agent.send_signal(signal.SIGINT)
-    assert agent.wait(timeout=60) == 1
+    assert agent.wait(timeout=120) == 1
     stopped = re.findall(r"^Stopped: what \d+ epochs gave is kept .* run_name = 'run'\.$", said.read_text(), re.M)
     assert len(stopped) == 1 and "Connection" not in said.read_text()
     record = Run(tmp_path / "run").read_record()
@@ -224,7 +231,7 @@ def test_two_machines_train_together(two_machines, tmp_path):
         for i, within in enumerate(two_machines)
     ]
     try:
-        assert [agent.wait(timeout=90) for agent in agents] == [0, 0], (tmp_path / "said-0.txt").read_text()
+        assert [agent.wait(timeout=120) for agent in agents] == [0, 0], (tmp_path / "said-0.txt").read_text()
     finally:
         for agent in agents:
             agent.terminate()  # and so all that it has started

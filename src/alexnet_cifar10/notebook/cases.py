@@ -313,3 +313,26 @@ def linear_probe() -> Cases:
     yield (x, y, typical[6:7]), tensor([6]), "One new image has no spread of its own: take mean and spread of x."
     far = torch.cat([x, 1000 + 1000 * torch.rand(200, 1, generator=torch.Generator().manual_seed(0))], dim=1)
     yield (far, y, far), y, "Here one column is a thousand times as large: each has its own mean and spread (dim=0)."
+
+
+def shared_gradient() -> Cases:
+    x, y = _digits()
+    for new_network, count, world, hint in (
+        (linear_network, 8, 1, "One process has all images: the gradient of their mean loss, all parameters in a row."),
+        (linear_network, 8, 2, "Equal shares: the mean of their gradients, not the sum."),
+        (linear_network, 7, 3, "Shares of 3, 2 and 2 images: each gradient counts by its number of images."),
+        (network_with_batchnorm, 8, 2, "Here is BatchNorm: each share `[rank::world]` goes through the network alone."),
+    ):
+        model, gradient = new_network(), torch.zeros(())
+        for rank in range(world):
+            loss = cross_entropy(model(x[rank:count:world]), y[rank:count:world], reduction="sum") / count
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            gradient = gradient + torch.cat([part.flatten() for part in gradients])
+        yield (new_network, x[:count], y[:count], world), gradient, hint
+
+
+def speed_up() -> Cases:
+    yield (1, 90.0, 10.0, 20.0), 1.0, "One device is as fast as one device: alone it sends nothing."
+    yield (4, 100.0, 0.0, 0.0), 4.0, "If all can be shared out and nothing is sent, four are four times as fast."
+    yield (9, 90.0, 10.0, 0.0), 5.0, "What cannot be shared out takes its time on each: 10 + 10 in place of 100."
+    yield (2, 90.0, 10.0, 25.0), 1.25, "Two devices send one gradient each: 45 + 10 + 25 in place of 100."
