@@ -7,6 +7,7 @@ Each takes its share of every batch, and `DistributedDataParallel` gives all of 
 import io
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,9 @@ def together() -> Iterator[None]:
     except SystemExit:
         on_first(int)  # when one has ended, torchrun ends all: wait until the first one has said why
         raise
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # to leave the group, NCCL would wait for the others, which wait for this one
     finally:
         dist.destroy_process_group()
 

@@ -18,8 +18,8 @@ def model_without_batch_norm(dropout):
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 20), nn.Linear(20, 10))
 
 
-def start(arguments, *, images=23, batch_norm=False, poisoned=False, weights=None):
-    """The command line `arguments`, on `images` digits; `poisoned`: the second batch of epoch 2 has a NaN at its end.
+def start(arguments, *, images=23, batch_norm=False, spoil=None, weights=None):
+    """The command line `arguments`, on `images` digits; `spoil` is done to the second batch of epoch 2.
 
     The weights that this process ends with go to the file `weights`, without the running statistics.
     """
@@ -29,8 +29,8 @@ def start(arguments, *, images=23, batch_norm=False, poisoned=False, weights=Non
     model = small_model() if batch_norm else model_without_batch_norm(())
     entry.AlexNet = lambda dropout: model
     entry.stratified_split = lambda targets: (range(images), range(200, 206))
-    if poisoned:
-        entry.training_batches = _poisoned(entry.training_batches)
+    if spoil:
+        entry.training_batches = _spoilt(entry.training_batches, spoil)
     sys.argv[1:] = arguments
     entry.start()
     if weights:
@@ -46,20 +46,29 @@ def start_as(said, environment, arguments, how):
     start(arguments, **how)
 
 
-def _poisoned(training_batches):
-    class Poisoned(DeviceLoader):
+def nan_at_its_end(images):
+    images[-1] = math.nan
+
+
+def fail_in_the_second(images):
+    if os.environ["RANK"] == "1":
+        raise MemoryError("only here")
+
+
+def _spoilt(training_batches, spoil):
+    class Spoilt(DeviceLoader):
         def __iter__(self):
             for step, (images, labels) in enumerate(super().__iter__(), start=1):
                 if (self.epoch, step) == (2, 2):
-                    images[-1] = math.nan
+                    spoil(images)
                 yield images, labels
 
-    def poisoned_batches(*arguments, **more):
+    def spoilt_batches(*arguments, **more):
         loader = training_batches(*arguments, **more)
-        loader.__class__ = Poisoned
+        loader.__class__ = Spoilt
         return loader
 
-    return poisoned_batches
+    return spoilt_batches
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from parallel_process import start_as
+from parallel_process import fail_in_the_second, nan_at_its_end, start_as
 from small_run import assert_identical, numbers
 from test_kills import PRELOADED, Process, needs_posix
 
@@ -108,13 +108,20 @@ def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_with_no_other_
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_both_with_one_message(tmp_path):
     """The batch has 8 images, so its last one is the second process's."""
-    with Group(tmp_path, 2, *"--recipe classic --batch-size 8 --epochs 3".split(), poisoned=True) as group:
+    with Group(tmp_path, 2, *"--recipe classic --batch-size 8 --epochs 3".split(), spoil=nan_at_its_end) as group:
         assert group.wait() == [1, 1]
     first, second = group.said
     assert "Run 'run', epoch 2: the training loss of step 2 is nan, not a finite number." in first.splitlines()[-1]
     assert second == ""
     record = Run(tmp_path / "run").read_record()
     assert (record["status"], record["result"]["epochs"]) == ("failed", 1)
+
+
+def test_what_fails_in_one_process_alone_is_shown_and_ends_both(tmp_path):
+    with Group(tmp_path, 2, *"--recipe classic --batch-size 8 --epochs 3".split(), spoil=fail_in_the_second) as group:
+        assert group.wait() == [1, 1]
+    assert group.said[1].splitlines()[-1] == "MemoryError: only here"
+    assert len(Run(tmp_path / "run").read_history()) == 1
 
 
 @pytest.mark.parametrize(
