@@ -373,7 +373,8 @@ def tally_of_muon(entries: list[Entry]) -> str:
         for same in by_kind(entries):
             run, changed = same[0], same[0].changed
             is_like_muon = (run.recipe["name"], run.where[:-1]) == ("fast", muon[0].where[:-1])
-            if is_like_muon and changed.get("optimizer") == optimizer and changed.keys() <= {"optimizer", "learning_rate"}:
+            of_optimizer = changed.get("optimizer") == optimizer and changed.keys() <= {"optimizer", "learning_rate"}
+            if is_like_muon and of_optimizer:
                 tried[run.recipe["learning_rate"]] = same
         which = {FAST.learning_rate: "Muon's rate"}
         if len(tried) > 1:

@@ -241,7 +241,8 @@ def test_the_words_of_an_ablation_ask_what_chance_can_do(accuracies, words, fold
     said = ledger.ablation_in_words(ledger.read_entries(folder))
     assert "the seeds of `fast` differ by 0.0200" in said and f"- {words}" in said
     shutil.rmtree(folder / "b")
-    assert "**One seed only**, which tells nothing about chance" in ledger.ablation_in_words(ledger.read_entries(folder))
+    entries = ledger.read_entries(folder)
+    assert "**One seed only**, which tells nothing about chance" in ledger.ablation_in_words(entries)
 
 
 def test_the_tally_of_muon_gives_each_optimiser_the_best_of_its_rates(folder):
