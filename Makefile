@@ -14,7 +14,7 @@ endif
 SETUP = $(PYTHON) scripts/setup.py $(if $(filter command%,$(origin PYTHON)),--same-python)
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(RECIPE),--recipe "$(RECIPE)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 
-.PHONY: help run test test-oldest test-newest test-colab test-browser test-experiments lab tensorboard experiments bench site setup dev constraints clean python
+.PHONY: help run test test-oldest test-newest test-colab test-browser test-experiments lab tensorboard experiments bench site translate setup dev constraints clean python
 .DEFAULT_GOAL = help
 
 help:
@@ -23,12 +23,13 @@ help:
 	@echo "make test-oldest  the same with the oldest versions that pyproject.toml allows; make test goes back"
 	@echo "make test-newest  the same with the newest versions of everything"
 	@echo "make test-colab   run the notebooks as Colab would, with three versions of PyTorch; takes 8 GB more for a while"
-	@echo "make lab          open the notebooks in JupyterLab"
+	@echo "make lab          open the notebooks in JupyterLab; LANG=ko the Korean ones"
 	@echo "make tensorboard  show the curves of the training runs"
 	@echo "make experiments  train every run of results/ that is missing there; OPTIONS=-n only says which"
 	@echo "make test-experiments  test that on the digits, in about 6 minutes"
 	@echo "make bench        measure how fast this machine trains, in about 10 minutes"
 	@echo "make site         build notebooks, README and reference into a site, build/site; RUN=runs/latest lets your network run in it"
+	@echo "make translate    write the Korean pages, after a change of English text or of locale/ko/"
 	@echo "make test-browser run the notebooks in JupyterLab and look through that site, in Chromium"
 	@echo "make setup        only make the environment, which the others do first; PYTHON=python3.12 names another Python"
 	@echo "make constraints  write constraints.txt anew: the newest of all that the pins of requirements.txt need; takes uv"
@@ -61,7 +62,7 @@ test-browser: dev
 	@$(VENV_PYTHON) -m pytest browser
 
 lab: setup
-	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. notebooks/01_data.ipynb
+	@$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir=. notebooks/$(if $(filter ko%,$(LANG)),ko/)01_data.ipynb
 
 tensorboard: setup
 	@$(VENV_PYTHON) -m tensorboard.main --logdir "$(or $(RUNS_ROOT),runs)"
@@ -78,6 +79,9 @@ site: dev
 	@$(VENV_PYTHON) scripts/export_network.py build/site/_static/weights.js $(if $(RUN),"$(RUN)")
 	@$(VENV_PYTHON) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 	@echo "Open build/site/index.html, or serve the folder: $(VENV_PYTHON) -m http.server -d build/site"
+
+translate: setup
+	@$(VENV_PYTHON) scripts/translate_pages.py
 
 setup: python
 	@$(SETUP)

@@ -11,11 +11,14 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [f"notebooks/{path.stem}.html" for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))]
+NOTEBOOKS = [
+    path.relative_to(ROOT).with_suffix(".html").as_posix() for path in sorted((ROOT / "notebooks").glob("**/0*.ipynb"))
+]
 PAGES = [
     "",  # index.html
     "README.ko.html",
     "CORRECTIONS.html",
+    "CORRECTIONS.ko.html",
     "results/README.html",
     "docs/demo.html",
     "docs/package.html",
@@ -97,7 +100,11 @@ def test_notebooks_keep_their_figures_and_formulas(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("word", "found"),
-    [("stratified", "notebooks/01_data.html"), ("orthogonalize", "docs/package.html"), ("신경망", "README.ko.html")],
+    [
+        ("stratified", "notebooks/01_data.html"),
+        ("orthogonalize", "docs/package.html"),
+        ("층화", "notebooks/ko/01_data.html"),
+    ],
 )
 def test_search_finds(page: Page, word: str, found: str) -> None:
     visit(page, f"search.html?q={word}")

@@ -23,21 +23,20 @@ REPOSITORY = PROJECT["urls"]["Repository"].rstrip("/")
 project = PROJECT["name"]
 html_title = "CIFAR-10 with AlexNet in PyTorch"
 root_doc = "README"
-include_patterns = ["README*.md", "CORRECTIONS.md", "notebooks/0*.ipynb", "results/README.md", "docs/*"]
+include_patterns = ["*.md", "notebooks/0*.ipynb", "notebooks/ko/0*.ipynb", "results/README.md", "docs/*"]
 exclude_patterns = [".*", "build", "datasets", "runs"]  # they hold no pages, only many files to look through
 contents = """
 
-```{toctree}
+```{{toctree}}
 :hidden:
 :glob:
-docs/demo
-notebooks/*
-CORRECTIONS
-results/README
-docs/package
-한국어 <README.ko>
+{}
 ```
 """
+parts = {
+    "README": "docs/demo\nnotebooks/*\nCORRECTIONS\nresults/README\ndocs/package\n한국어 <README.ko>",
+    "README.ko": "notebooks/ko/*\nCORRECTIONS.ko",
+}
 
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 nb_execution_mode = "off"
@@ -60,11 +59,11 @@ html_theme_options = {"source_view_link": f"{REPOSITORY}/blob/main/{{filename}}"
 
 
 def complete_source(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Add the table of contents to the first page; in a notebook, say which parts are Korean and what figures show."""
-    if docname == root_doc:
-        source[0] += contents
+    """Add its table of contents to the first page of a language; in a notebook, say what figures show."""
+    if docname in parts:
+        source[0] += contents.format(parts[docname])
     if docname.startswith("notebooks/"):
-        notebook = json.loads(source[0].replace("<details><summary>한국어", "<details lang=ko><summary>한국어"))
+        notebook = json.loads(source[0])
         for cell in notebook["cells"]:
             if "alt" in cell["metadata"]:
                 cell["metadata"]["mystnb"] = {"image": {"alt": cell["metadata"]["alt"]}}
@@ -93,7 +92,7 @@ class KeepInSite(SphinxTransform):
 def name_language(
     app: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
 ) -> None:
-    context["language"] = "ko" if page.endswith(".ko") else "en"
+    context["language"] = "ko" if page.endswith(".ko") or page.startswith("notebooks/ko/") else "en"
 
 
 def visit_math(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:

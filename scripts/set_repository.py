@@ -21,7 +21,7 @@ def main() -> None:
             f"pyproject.toml: Repository is {project['urls']['Repository']!r}, not https://github.com/<owner>/<name>."
         )
     tag = f"v{project['version']}"
-    for path in [*ROOT.glob("README*.md"), *ROOT.glob("notebooks/*.ipynb")]:
+    for path in [*ROOT.glob("README*.md"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/ko/*.ipynb")]:
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"(colab\.research\.google\.com/github)/.+?/blob/[^/]+", rf"\1/{name[1]}/blob/{tag}", text)
         text = re.sub(r"(git\+https://github\.com)/[\w./-]+@[\w.+-]+", rf"\1/{name[1]}@{tag}", text)

@@ -67,9 +67,9 @@ def notebook(path):
 
 def test_the_six_come_first_and_each_is_in_both_readmes():
     assert [path.stem for path in NOTEBOOKS[:6]] == SIX
-    for name in ("README.md", "README.ko.md"):
+    for name, folder in {"README.md": "notebooks", "README.ko.md": "notebooks/ko"}.items():
         text = (ROOT / name).read_text(encoding="utf-8")
-        rows = re.findall(r"^\| (\d) \| \[(\w+)\]\(notebooks/\2\.ipynb\)", text, re.M)
+        rows = re.findall(rf"^\| (\d) +\| \[(\w+)\]\({folder}/\2\.ipynb\)", text, re.M)
         assert rows == [(str(int(path.stem[:2])), path.stem) for path in NOTEBOOKS]
 
 

@@ -106,16 +106,17 @@ def assert_links_agree_with_pyproject(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     repository, tag = project["urls"]["Repository"], f"v{project['version']}"
     opens = repository.replace("https://github.com/", "https://colab.research.google.com/github/") + f"/blob/{tag}/"
-    notebooks = [f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))]
-    for file in ("README.md", "README.ko.md", *notebooks):
+    names = [path.name for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))]
+    notebooks, korean = ([f"{folder}/{name}" for name in names] for folder in ("notebooks", "notebooks/ko"))
+    opened = {"README.md": notebooks, "README.ko.md": korean} | {file: [file] for file in [*notebooks, *korean]}
+    for file, targets in opened.items():
         text = (root / file).read_text(encoding="utf-8")
         badges = re.findall(r"\((https://colab\.research\.google\.com/github/.+?)\)", text)
         sources = re.findall(r'git\+https.+?(?=\\?")', text)
         pages = re.findall(r"\((https://github\.com/[^/)]+/[^/)]+/blob/[^/)]+)/notebooks/", text)
         assert set(pages) <= {f"{repository}/blob/{tag}"}, file
-        is_notebook = file in notebooks
-        assert badges == [opens + name for name in ([file] if is_notebook else notebooks)], file
-        assert sources == ([f"git+{repository}@{tag}"] if is_notebook else []), file
+        assert badges == [opens + name for name in targets], file
+        assert sources == ([f"git+{repository}@{tag}"] if targets == [file] else []), file
 
 
 def test_badges_and_first_cells_name_the_repository_and_version_of_pyproject():
@@ -123,8 +124,8 @@ def test_badges_and_first_cells_name_the_repository_and_version_of_pyproject():
 
 
 def test_a_script_writes_the_name_and_version_of_a_fork_everywhere(tmp_path, monkeypatch):
-    files = [ROOT / "pyproject.toml", *ROOT.glob("README*.md"), *ROOT.glob("notebooks/*.ipynb")]
-    (tmp_path / "notebooks").mkdir()
+    files = [ROOT / "pyproject.toml", *ROOT.glob("README*.md"), *ROOT.glob("notebooks/**/0*.ipynb")]
+    (tmp_path / "notebooks/ko").mkdir(parents=True)
     for file in files:
         shutil.copy(file, tmp_path / file.relative_to(ROOT))
     monkeypatch.setattr(set_repository, "ROOT", tmp_path)

@@ -103,22 +103,20 @@ def test_the_records_are_those_of_the_experiments():
     assert recipes == {entry.run.name: (entry.recipe, entry.record["seed"]) for entry in ENTRIES}
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readme_has_the_rows_of_the_ledger(name):
+def test_the_readme_has_the_rows_of_the_ledger():
     """Word by word, so that no digit of them can be another one."""
     for row in ledger.rows_for_the_readme(ENTRIES):
-        assert row in text_of(name)
+        assert row in text_of("README.md")
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readme_states_what_the_benchmark_measured(name):
+def test_the_readme_states_what_the_benchmark_measured():
     """Of the machine that the runs are from."""
     processor = ENTRIES[0].record["machine"]["processor"]
     (report,) = (report for _, report in BENCHMARKS if report["machine"]["processor"] == processor)
     original, _, fast = report["minutes"].values()
     ratio, share = report["ratios"]["original / fast, time to result"], report["share_of_product_rate"]["median"]
     minutes = f"{original['median']:.0f}", f"{fast['median']:.1f}"
-    text = " ".join(text_of(name).split())
+    text = " ".join(text_of("README.md").split())
     assert all(f" {figure}" in text for figure in (*minutes, ledger.measured(ratio, 1), f"{share:.0%}"))
 
 
