@@ -1,10 +1,11 @@
 """The notebooks as Colab opens them: one file in an empty folder, Colab's packages, the package fetched by its tag.
 
-    make test-colab        (or: pytest colab; -k "2.6 and 04_train" for one of them)
+    make test-colab        (or: pytest colab; -k oldest-04_train for one of them)
 
 Each version of PyTorch gets an environment of its own, which takes minutes and gigabytes. GitHub is a `git daemon` on
 this machine, which serves what lies in this clone. Where this is not Colab: Python is the one that runs the tests,
-PyTorch is PyPI's build, and of Colab's packages only those that the notebooks meet are there.
+PyTorch is PyPI's build, and of Colab's packages only those that the notebooks meet are there: pip-freeze.gpu.txt names
+them. Their versions are those of the file that $COLAB_PACKAGES names, if it is set.
 """
 
 import json
@@ -28,16 +29,19 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 TAG = f"v{PROJECT['version']}"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 
-# What Colab had in June 2026, as far as the notebooks meet it: googlecolab/backend-info on GitHub, pip-freeze.gpu.txt.
-# It had no torchinfo.
-COLAB = """
-    numpy==2.0.2 scikit-learn==1.6.1 matplotlib==3.10.0 pillow==11.3.0 tensorboard==2.20.0 protobuf==5.29.6
-    filelock==3.29.0 pip==24.1.2 setuptools==75.2.0 wheel==0.47.0
-    ipython==7.34.0 ipykernel==6.17.1 jupyter_client==7.4.9 nbclient==0.10.4 nbformat==5.10.4
-""".split()
+
+def pins(file):
+    """name -> the line `name==version` of it. Colab's builds of PyTorch (+cu128) are not on PyPI."""
+    lines = re.findall(r"^(([\w.-]+)==[^+\s]+)", Path(file).read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: line for line, name in lines}
+
+
+LIST = ROOT / "colab/pip-freeze.gpu.txt"
+TODAY = pins(os.environ.get("COLAB_PACKAGES") or LIST)
+COLAB = [TODAY[name] for name in pins(LIST) if not name.startswith("torch")]  # KeyError: Colab no longer has it
 TORCH = {
     "oldest": [text.replace(">=", "==") for text in PROJECT["dependencies"] if re.match("torch(vision)?>", text)],
-    "colab": ["torch==2.11.0", "torchvision==0.26.0"],
+    "colab": [TODAY["torch"], TODAY["torchvision"]],
     "newest": ["torch", "torchvision"],
 }
 
@@ -49,7 +53,14 @@ def python(request):
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         pip = [python, "-m", "pip", "install", "--quiet", "--no-compile"]  # most of PyTorch is never imported
-        subprocess.run([*pip, *COLAB, *TORCH[request.param]], check=True)
+        subprocess.run([*pip, *COLAB], check=True)
+        # Not in one call: PyTorch 2.13 and later need a newer setuptools, and pip would take an older PyTorch instead.
+        subprocess.run([*pip, *TORCH[request.param]], check=True)
+        alone = [*pip, "--dry-run", "--ignore-installed", "--report=-", *TORCH[request.param]]
+        found = [one["metadata"] for one in json.loads(subprocess.check_output(alone))["install"]]
+        wanted = [f"{one['name']}=={one['version']}" for one in found if one["name"] in ("torch", "torchvision")]
+        wanted += COLAB if request.param == "colab" else []
+        assert set(wanted) <= packages(python), f"not all of {wanted} are there"
         site_packages = subprocess.check_output(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
         )

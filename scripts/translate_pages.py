@@ -37,6 +37,8 @@ def rewrite(text: str, say: Callable[[str], str]) -> str:
     page = MarkdownFile(callback=words, extract_code_blocks=False, extract_frontmatter=False, no_placeholders=True)
     page.parse(text.encode())
     said = re.sub("(?<=<summary>).*?(?=</summary>)", lambda match: words(match[0]), page.filesrc)
+    said = re.sub(r"(?m)(?<=\|)(?= *-+ *\|).*$", lambda m: re.sub("-+", "---", m[0]), said)
+    said = re.sub(r"(?m)^\|.*\|$", lambda row: re.sub(r" +\|", " |", row[0]), said)  # no spaces to fill columns
     return said if text.endswith("\n") else said.removesuffix("\n")
 
 
@@ -104,6 +106,7 @@ def update_catalogue(page: str) -> None:
     before = pofile.parsefile(str(catalogue(page))) if catalogue(page).exists() else None
     merged = convert_stores(template, before)
     merged.units = [unit for unit in merged.units if not unit.isobsolete()]
+    merged.header().target = "Content-Type: text/plain; charset=UTF-8\nLanguage: ko\n"  # no date: no change for nothing
     catalogue(page).parent.mkdir(parents=True, exist_ok=True)
     catalogue(page).write_bytes(bytes(merged))
 
