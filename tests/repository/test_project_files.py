@@ -124,7 +124,8 @@ def assert_links_agree_with_pyproject(root: Path) -> None:
         pages = re.findall(r"\((https://github\.com/[^/)]+/[^/)]+/blob/[^/)]+)/notebooks/", text)
         assert set(pages) <= {f"{repository}/blob/{tag}"}, file
         is_notebook = targets == [file]
-        assert badges == [site + name for name in targets for site in ([colab] if is_notebook else [colab, kaggle])], file
+        sites = [colab] if is_notebook else [colab, kaggle]
+        assert badges == [site + name for name in targets for site in sites], file
         assert sources == ([f"git+{repository}@{tag}"] if is_notebook else []), file
         hidden = re.findall(r"<!-- \[!\[Open in \w+\]\([^)]+\)\]\(.+?\) -->", text)
         assert len(hidden) == (len(badges) if "/OWNER/" in repository else 0), f"{file}: badges that lead nowhere"
