@@ -5,7 +5,6 @@ By two processes: `torchrun --standalone --nproc_per_node=2 -m alexnet_cifar10 -
 
 import argparse
 import ast
-import os
 import sys
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from alexnet_cifar10.data import DataError, ImageSet, load_images, stratified_sp
 from alexnet_cifar10.device import pick_device, seed_everything
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.notebook.parameters import OF_RECIPE, check_parameters
-from alexnet_cifar10.parallel import on_first, together, world
+from alexnet_cifar10.parallel import on_first, rank, together, world
 from alexnet_cifar10.recipes import choose_recipe
 from alexnet_cifar10.runs import CheckpointError, TrainingError, TrainingRun
 from alexnet_cifar10.train import train
@@ -63,8 +62,9 @@ def start() -> None:
         try:
             main()
         except (ValueError, DataError, TrainingError, CheckpointError) as error:
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # all have failed alike: once on each machine
-                print(error, file=sys.stderr, flush=True)
+            if rank() > 0:
+                raise
+            print(error, file=sys.stderr, flush=True)
             sys.exit(1)
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from alexnet_cifar10.runs import TrainingError
 from alexnet_cifar10.runs.files import to_bytes
 
 
@@ -32,43 +33,41 @@ def rank() -> int:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Inside of it, the processes that `torchrun` has started are a group: NCCL joins GPUs, gloo joins processors."""
+    """Inside of it, the processes that `torchrun` has started are a group: NCCL joins GPUs, gloo joins processors.
+
+    An error in one ends all. `TrainingError` is for what ends all alike, so that only the first process tells it.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
-    gpus = torch.cuda.device_count()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-    if gpus:
+    if gpus := torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)  # NCCL refuses two processes on one
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     if rank() > 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: only the first one has something to finish
     try:
         yield
-    except SystemExit:
-        on_first(int)  # when one has ended, torchrun ends all: wait until the first one has said why
-        raise
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if rank() > 0 and isinstance(error, TrainingError):
+            with suppress(TrainingError):
+                on_first(int)  # it waits for what never comes: until the first one has told the error, and has ended
+        elif not isinstance(error, SystemExit):
+            traceback.print_exc()
+        print(end="", flush=True)
         os._exit(1)  # to leave the group, NCCL would wait for the others, which wait for this one
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def on_first(work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-    """What `work(*arguments)` returns in the first process, which alone does it. If it fails there, the others exit."""
+    """What `work(*arguments)` returns in the first process, which alone does it. If it fails there, all end."""
     if world() == 1:
         return work(*arguments, **more)
-    answer: list[Any] = [None]  # it stays so if the work fails
-    error = SystemExit(1)
-    if rank() == 0:
-        try:
-            answer = [(work(*arguments, **more),)]
-        except (Exception, SystemExit) as problem:
-            error = problem
-    dist.broadcast_object_list(answer)
-    if answer[0] is None:
-        raise error
-    return answer[0][0]
+    answer = [work(*arguments, **more) if rank() == 0 else None]
+    try:
+        dist.broadcast_object_list(answer)
+    except RuntimeError as error:
+        raise TrainingError(f"another process has ended, or it is not heard any more: {error}") from error
+    return answer[0]
 
 
 def in_step(model: nn.Module, state: dict[str, Any]) -> nn.Module:

@@ -1,5 +1,6 @@
 """`python -m alexnet_cifar10` with a small network and few images: in a process of a test, or by torchrun."""
 
+import ctypes
 import math
 import os
 import signal
@@ -14,7 +15,8 @@ from alexnet_cifar10 import train as training
 from alexnet_cifar10.batches import DeviceLoader
 
 
-def model_without_batch_norm(dropout):
+def model_without_batch_norm():
+    torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 20), nn.Linear(20, 10))
 
 
@@ -26,7 +28,7 @@ def start(arguments, *, images=23, batch_norm=False, spoil=None, weights=None):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, whatever this was started from
     torch.set_num_threads(1)
     training.autocast_dtype = lambda device: torch.float32  # 16 bits would round other sums otherwise
-    model = small_model() if batch_norm else model_without_batch_norm(())
+    model = small_model() if batch_norm else model_without_batch_norm()
     entry.AlexNet = lambda dropout: model
     entry.stratified_split = lambda targets: (range(images), range(200, 206))
     if spoil:
@@ -38,21 +40,44 @@ def start(arguments, *, images=23, batch_norm=False, spoil=None, weights=None):
 
 
 def start_as(said, environment, arguments, how):
-    """`start` in the environment that torchrun would give; what it prints goes to the file `said`."""
+    """`start` in the environment that torchrun would give."""
+    be(said, environment)
+    start(arguments, **how)
+
+
+def torchrun_as(said, environment, arguments, network):
+    """`torchrun` itself, on the machine with that `network` namespace, if any."""
+    from torch.distributed import run
+
+    be(said, environment)
+    if network:
+        assert ctypes.CDLL(None).setns(os.open(f"/run/netns/{network}", os.O_RDONLY), 0) == 0
+    run.main(arguments)
+
+
+def be(said, environment):
+    """What this process prints from now on goes to the file `said`."""
     os.environ.update(environment)
-    file = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    file = os.open(said, os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    start(arguments, **how)
 
 
 def nan_at_its_end(images):
     images[-1] = math.nan
 
 
-def fail_in_the_second(images):
-    if os.environ["RANK"] == "1":
-        raise MemoryError("only here")
+def fail_in(rank, error, images):
+    if os.environ["RANK"] == rank:
+        raise error("only here")
+
+
+def fill_the_disk_of_the_first(images):
+    import resource
+
+    if os.environ["RANK"] == "0":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
 
 
 def _spoilt(training_batches, spoil):

@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from parallel_process import fail_in_the_second, nan_at_its_end, start_as
+from parallel_process import fail_in, fill_the_disk_of_the_first, nan_at_its_end, start_as, torchrun_as
 from small_run import assert_identical, numbers
-from test_kills import PRELOADED, Process, needs_posix
+from test_kills import KILLED, PRELOADED, Process, needs_posix
 
 from alexnet_cifar10 import batches
 from alexnet_cifar10.batches import DeviceLoader
@@ -26,12 +27,20 @@ HERE = Path(__file__).resolve().parent
 FEW = "--data digits --device cpu --run-name run".split()
 
 
+def process(target, said, *arguments):
+    """A process that does not import anew what these tests need, and says what it says into the file `said`."""
+    context = multiprocessing.get_context(Process.method)
+    context.set_forkserver_preload([*PRELOADED, "torch.distributed.run"])
+    said.write_text("")
+    started = context.Process(target=target, args=(said, *arguments), daemon=True)
+    started.start()
+    return started
+
+
 class Group:
     """`python -m alexnet_cifar10` in `count` processes, joined as torchrun would join them."""
 
     def __init__(self, runs, count, *arguments, **how):
-        context = multiprocessing.get_context(Process.method)
-        context.set_forkserver_preload(PRELOADED)
         runs.mkdir(exist_ok=True)
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         joined = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port), "WORLD_SIZE": str(count)}
@@ -41,25 +50,22 @@ class Group:
         for rank, file in enumerate(self.files):
             own = {"RUNS_ROOT": str(runs), "RANK": str(rank), "LOCAL_RANK": str(rank)} | (joined if count > 1 else {})
             words = {**how, "weights": runs / f"weights-{rank}.pt"}
-            arguments_of = (file, own, [*FEW, *arguments], words)
-            self.processes.append(context.Process(target=start_as, args=arguments_of, daemon=True))
-        for process in self.processes:
-            process.start()
+            self.processes.append(process(start_as, file, own, [*FEW, *arguments], words))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        for process in self.processes:
-            process.kill()
-            process.join()
+        for each in self.processes:
+            each.kill()
+            each.join()
 
     def wait(self):
         """The exit codes; none may hang."""
         end = time.monotonic() + 60
-        for process in self.processes:
-            process.join(timeout=max(0, end - time.monotonic()))
-        return [process.exitcode for process in self.processes]
+        for each in self.processes:
+            each.join(timeout=max(0, end - time.monotonic()))
+        return [each.exitcode for each in self.processes]
 
     @property
     def said(self):
@@ -83,6 +89,7 @@ def test_one_two_and_three_processes_learn_the_same_without_batch_norm(tmp_path)
     assert alone.read_record()["processes"] == 1
     for count, run in enumerate(others, start=2):
         assert run.read_record()["processes"] == count
+        assert run.read_record()["recipe"]["flip"] is False, "a mirrored 2 is no 2"
         for row, wanted in zip(numbers(run), numbers(alone), strict=True):
             assert row == pytest.approx(wanted, abs=5e-6)
         weights, wanted = load_state(run.last_checkpoint), load_state(alone.last_checkpoint)
@@ -96,31 +103,46 @@ def test_the_command_line_trains_as_the_loop_does(start, tmp_path):
 
 
 def test_a_run_goes_on_to_the_last_bit_with_as_many_processes_and_with_no_other_number(tmp_path):
-    classic = "--recipe classic --batch-size 8 --epochs".split()
-    whole = trained(tmp_path / "whole", 2, *classic, "2", batch_norm=True)
+    """All know when to stop early, also what the epochs before were like."""
+    classic = "--recipe classic --batch-size 8 --learning-rate 0.05 --patience 1 --epochs".split()
+    whole = trained(tmp_path / "whole", 2, *classic, "9", batch_norm=True)
     assert whole.read_record()["batch_norm"] == "over each process's share"
-    trained(tmp_path / "runs", 2, *classic, "1", batch_norm=True)
-    with Group(tmp_path / "runs", 1, *classic, "2", "--resume", batch_norm=True) as alone:
+    assert whole.read_record()["result"]["stopped_early"]
+    before = len(whole.read_history()) - 1
+    trained(tmp_path / "runs", 2, *classic, str(before), batch_norm=True)
+    with Group(tmp_path / "runs", 1, *classic, "9", "--resume", batch_norm=True) as alone:
         assert alone.wait() == [1]
     assert "cannot be resumed with other settings: processes was 2, now 1" in alone.said[0].splitlines()[-1]
-    assert_identical(trained(tmp_path / "runs", 2, *classic, "2", "--resume", batch_norm=True), whole)
+    assert_identical(trained(tmp_path / "runs", 2, *classic, "9", "--resume", batch_norm=True), whole)
 
 
-def test_a_loss_that_is_not_finite_in_one_process_ends_both_with_one_message(tmp_path):
-    """The batch has 8 images, so its last one is the second process's."""
-    with Group(tmp_path, 2, *"--recipe classic --batch-size 8 --epochs 3".split(), spoil=nan_at_its_end) as group:
+CLASSIC = "--recipe classic --batch-size 8 --epochs 3".split()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (nan_at_its_end, "Run 'run', epoch 2: the training loss of step 2 is nan, not a finite number."),
+        pytest.param(fill_the_disk_of_the_first, "cannot be written into", marks=needs_posix),
+    ],
+)
+def test_what_no_process_can_go_on_from_ends_both_with_one_message(spoil, why, tmp_path):
+    """The batch has 8 images, so its last one, which is not a number, is the second process's."""
+    with Group(tmp_path, 2, *CLASSIC, spoil=spoil) as group:
         assert group.wait() == [1, 1]
     first, second = group.said
-    assert "Run 'run', epoch 2: the training loss of step 2 is nan, not a finite number." in first.splitlines()[-1]
-    assert second == ""
+    assert why in first.splitlines()[-1] and "Traceback" not in first and second == ""
     record = Run(tmp_path / "run").read_record()
     assert (record["status"], record["result"]["epochs"]) == ("failed", 1)
 
 
-def test_what_fails_in_one_process_alone_is_shown_and_ends_both(tmp_path):
-    with Group(tmp_path, 2, *"--recipe classic --batch-size 8 --epochs 3".split(), spoil=fail_in_the_second) as group:
+@pytest.mark.parametrize("error", [MemoryError, ValueError])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_fails_in_one_process_alone_is_shown_and_ends_both(rank, error, tmp_path):
+    """Both end at once, also if the message alone is shown, as that of a `ValueError` in the first process is."""
+    with Group(tmp_path, 2, *CLASSIC, spoil=partial(fail_in, str(rank), error)) as group:
         assert group.wait() == [1, 1]
-    assert group.said[1].splitlines()[-1] == "MemoryError: only here"
+    assert group.said[rank].splitlines()[-1].endswith("only here")
     assert len(Run(tmp_path / "run").read_history()) == 1
 
 
@@ -153,54 +175,63 @@ def test_a_last_batch_with_less_than_two_images_for_each_process_is_left_out_by_
 # --- torchrun itself ----------------------------------------------------------------------------------------------
 
 
-def torchrun(runs, *arguments, said=None, within=()):
-    """Start `torchrun` with its own options and those of the entry."""
-    command = [*within, sys.executable, "-m", "torch.distributed.run", *arguments[: arguments.index("--")]]
-    command += [str(HERE / "parallel_process.py"), *FEW, *arguments[arguments.index("--") + 1 :]]
+def torchrun(runs, said, *arguments, network=None):
+    """Start `torchrun` with its own options, and after "--" those of the entry."""
     paths = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
-    environment = os.environ | {"RUNS_ROOT": str(runs), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    with open(said, "w") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+    environment = {"RUNS_ROOT": str(runs), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    if network:
+        environment["GLOO_SOCKET_IFNAME"] = "cable"
+    own, of_entry = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    return process(torchrun_as, said, environment, [*own, str(HERE / "parallel_process.py"), *FEW, *of_entry], network)
+
+
+def exit_code(agent):
+    agent.join(timeout=120)
+    return agent.exitcode
 
 
 TWO = ("--standalone", "--nproc_per_node=2")
 FOREVER = "--recipe classic --batch-size 8 --epochs 10000 --patience 10000".split()
 
 
-def wait_for(process, file, text, seconds=120):
+def wait_for(is_alive, file, text, seconds=120):
     end = time.monotonic() + seconds
     while text not in file.read_text():
-        assert process.poll() is None and time.monotonic() < end, file.read_text()
+        assert is_alive() and time.monotonic() < end, file.read_text()
         time.sleep(0.02)
 
 
-@needs_posix
-def test_a_killed_process_ends_all_and_the_run_goes_on_until_ctrl_c_ends_it_calmly(tmp_path):
-    said = tmp_path / "said.txt"
-    agent = torchrun(tmp_path, *TWO, "--", *FOREVER, said=said)
-    wait_for(agent, said, "Epoch  2/")
-    children = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    assert agent.wait(timeout=120) == 1
-    assert "Signal 9 (SIGKILL) received" in said.read_text()
-    assert subprocess.run(["ps", "-p", ",".join(children)], capture_output=True).returncode == 1, "both are gone"
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_all_and_the_run_goes_on(rank, tmp_path):
+    with Group(tmp_path, 2, *FOREVER) as group:
+        wait_for(group.processes[rank].is_alive, group.files[0], "Epoch  2/")
+        group.processes[rank].kill()
+        assert group.wait() == ([KILLED, 1] if rank == 0 else [1, KILLED])
     done = len(Run(tmp_path / "run").read_history())
-    agent = torchrun(tmp_path, *TWO, "--", *FOREVER, "--resume", said=said)
-    wait_for(agent, said, f"Epoch {done + 2:2d}/")
-    agent.send_signal(signal.SIGINT)
-    assert agent.wait(timeout=120) == 1
+    trained(tmp_path, 2, *FOREVER, "--epochs", str(done + 1), "--resume")
+    assert len(Run(tmp_path / "run").read_history()) == done + 1
+
+
+@needs_posix
+def test_ctrl_c_ends_torchrun_calmly(tmp_path):
+    said = tmp_path / "said.txt"
+    agent = torchrun(tmp_path, said, *TWO, "--", *FOREVER)
+    wait_for(agent.is_alive, said, "Epoch  2/")
+    children = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(agent.pid, signal.SIGINT)
+    assert exit_code(agent) == 1
     stopped = re.findall(r"^Stopped: what \d+ epochs gave is kept .* run_name = 'run'\.$", said.read_text(), re.M)
     assert len(stopped) == 1 and "Connection" not in said.read_text()
-    record = Run(tmp_path / "run").read_record()
-    assert record["status"] == "interrupted" and record["result"]["epochs"] > done
+    assert Run(tmp_path / "run").read_record()["status"] == "interrupted"
+    assert subprocess.run(["ps", "-p", ",".join(children)], capture_output=True).returncode == 1, "both are gone"
 
 
 def test_a_port_in_use_is_said_at_once(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         where = ("--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}")
-        agent = torchrun(tmp_path, *where, "--", *FOREVER, said=tmp_path / "said.txt")
-        assert agent.wait(timeout=60) != 0
+        agent = torchrun(tmp_path, tmp_path / "said.txt", *where, "--", *FOREVER)
+        assert exit_code(agent) == 1
     assert "EADDRINUSE" in (tmp_path / "said.txt").read_text()
 
 
@@ -210,7 +241,7 @@ def ip(*words, check=True):
 
 @pytest.fixture
 def two_machines():
-    """Two network namespaces with a cable between them, and what runs a command in each."""
+    """Two network namespaces with a cable between them."""
     names = [f"alexnet-{os.getpid()}-{i}" for i in (1, 2)]
     if shutil.which("ip") is None or not ip("netns", "add", names[0], check=False):
         pytest.skip("network namespaces are not permitted here")
@@ -221,7 +252,7 @@ def two_machines():
             ip("-n", name, "addr", "add", f"10.99.0.{i}/24", "dev", "cable")
             for device in ("cable", "lo"):
                 ip("-n", name, "link", "set", device, "up")
-        yield [("ip", "netns", "exec", name, "env", "GLOO_SOCKET_IFNAME=cable") for name in names]
+        yield names
     finally:
         for name in names:
             ip("netns", "delete", name, check=False)
@@ -231,18 +262,17 @@ def test_two_machines_train_together(two_machines, tmp_path):
     where = ("--nnodes=2", "--nproc_per_node=1", "--master_addr=10.99.0.1", "--master_port=29500")
     agents = [
         torchrun(
-            *(tmp_path / "runs", *where, f"--node_rank={i}", "--", "--epochs", "1"),
-            said=tmp_path / f"said-{i}.txt",
-            within=within,
+            *(tmp_path / "runs", tmp_path / f"said-{i}.txt", *where, f"--node_rank={i}", "--", "--epochs", "1"),
+            network=network,
         )
-        for i, within in enumerate(two_machines)
+        for i, network in enumerate(two_machines)
     ]
     try:
-        assert [agent.wait(timeout=120) for agent in agents] == [0, 0], (tmp_path / "said-0.txt").read_text()
+        assert [exit_code(agent) for agent in agents] == [0, 0], (tmp_path / "said-0.txt").read_text()
     finally:
         for agent in agents:
             agent.terminate()  # and so all that it has started
-            agent.wait(timeout=60)
+            agent.join(timeout=60)
     said = [(tmp_path / f"said-{i}.txt").read_text() for i in (0, 1)]
     assert sorted("Finished" in text for text in said) == [False, True]
     assert Run(tmp_path / "runs" / "run").read_record()["processes"] == 2
