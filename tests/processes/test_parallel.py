@@ -152,6 +152,7 @@ def test_what_fails_in_one_process_alone_is_shown_and_ends_both(rank, error, tmp
         (["--epochs", "0"], "epochs = 0 (int) is not allowed"),
         (["--epohcs", "3"], "unrecognized arguments: --epohcs 3"),
         (["--changes", '{"flipp": True}'], "changes is a dictionary with keys out of optimizer, "),
+        (["--changes", '{"flip'], """changes = '{"flip' (a piece of text) is not allowed"""),
         (["--data", "cifar10"], "CIFAR10_ROOT"),
         (["--batch-size", "3"], "batch_size = 3: at least two for each of 2 processes"),
     ],
@@ -163,6 +164,14 @@ def test_what_cannot_be_trained_is_said_once(arguments, why, tmp_path, monkeypat
     first, second = group.said
     assert why in first and "Traceback" not in first and second == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_help_says_what_each_option_can_be(tmp_path):
+    with Group(tmp_path, 1, "--help") as alone:
+        assert alone.wait() == [0]
+    said = " ".join(alone.said[0].split())
+    assert "--recipe RECIPE one of classic, fast, fast-long" in said
+    assert "--batch-size BATCH_SIZE a whole number from 2 to 50000" in said
 
 
 def test_a_last_batch_with_less_than_two_images_for_each_process_is_left_out_by_all(digits, monkeypatch):

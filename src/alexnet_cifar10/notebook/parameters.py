@@ -45,13 +45,13 @@ def check_parameters(namespace: dict[str, Any], *names: str) -> None:
     for name in names:
         if name not in namespace:
             raise ParameterError(f"{name}: it is not set; run the cell with the parameters first.")
-        is_allowed, allowed = _rule(name, value := namespace[name])
+        is_allowed, allowed = rule(name, value := namespace[name])
         if not is_allowed:
             kind = "a piece of text" if isinstance(value, str) else type(value).__name__
             message = f"{name} = {value!r} ({kind}) is not allowed; {name} is {allowed}."
             with suppress(Exception):  # would it be right as a text, or as what the text says, if it says anything?
                 meant = ast.literal_eval(value) if isinstance(value, str) else str(value)
-                if _rule(name, meant)[0]:
+                if rule(name, meant)[0]:
                     option = f"{'-r' if name == 'run_name' else '-p'} {name} {quote(str(meant))}"
                     if name == "changes":
                         option = f"-y {quote(json.dumps({name: meant}))}"
@@ -65,7 +65,7 @@ def check_parameters(namespace: dict[str, Any], *names: str) -> None:
             namespace[name] = short
 
 
-def _rule(name: str, value: Any) -> tuple[bool, str]:
+def rule(name: str, value: Any) -> tuple[bool, str]:
     """Whether a parameter may have this value, and in words what it may have."""
     none, whole, real = value is None, type(value) is int, type(value) in (int, float)  # True is an int for isinstance
     digits, own = "in digits only", "or None for the recipe's own"
