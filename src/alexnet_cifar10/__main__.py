@@ -45,8 +45,7 @@ def prepare() -> tuple[Namespace, ImageSet, Recipe]:
     check_parameters(vars(options), *vars(options))
     images = load_images(options.data)
     say(repr(images.provenance))
-    changes = {} if images.provenance.dataset == "cifar10" else {"flip": False}  # a mirrored 2 is no 2
-    changes |= {key: vars(options)[key] for key in OF_RECIPE} | options.changes
+    changes = {key: vars(options)[key] for key in OF_RECIPE} | options.changes
     return options, images, choose_recipe(options.recipe, images.provenance.dataset, **changes)
 
 
