@@ -100,9 +100,9 @@ def anchors(page: str) -> dict[str, str]:
 
 def update_catalogue(page: str) -> None:
     """Give the catalogue the messages that its page now has: what was translated stays, what is similar is fuzzy."""
-    template = pofile()
+    template = pofile(width=-1)  # one line each: an address in it stays whole, for set_repository.py
     for message in messages(page):
-        template.addsourceunit(message)
+        template.addunit(template.UnitClass(message, wrapper=template.wrapper))
     before = pofile.parsefile(str(catalogue(page))) if catalogue(page).exists() else None
     merged = convert_stores(template, before)
     merged.units = [unit for unit in merged.units if not unit.isobsolete()]
