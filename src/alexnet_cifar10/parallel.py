@@ -35,7 +35,8 @@ def rank() -> int:
 def together() -> Iterator[None]:
     """Inside of it, the processes that `torchrun` has started are a group: NCCL joins GPUs, gloo joins processors.
 
-    An error in one ends all. `TrainingError` is for what ends all alike, so that only the first process tells it.
+    An error in one ends all. `TrainingError` is for what ends all alike, so that only the first process tells it. The
+    process ends here: Python's own end may wait for the others (NCCL), or abort (DDP still has threads of the group).
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
@@ -45,17 +46,19 @@ def together() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     if rank() > 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: only the first one has something to finish
+    failed = True
     try:
         yield
+        dist.destroy_process_group()
+        failed = False
     except BaseException as error:
         if rank() > 0 and isinstance(error, TrainingError):
             with suppress(TrainingError):
                 on_first(int)  # it waits for what never comes: until the first one has told the error, and has ended
         elif not isinstance(error, SystemExit):
             traceback.print_exc()
-        print(end="", flush=True)
-        os._exit(1)  # to leave the group, NCCL would wait for the others, which wait for this one
-    dist.destroy_process_group()
+    print(end="", flush=True)
+    os._exit(failed)
 
 
 def on_first(work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:

@@ -23,7 +23,7 @@ def model_without_batch_norm():
 def start(arguments, *, images=23, batch_norm=False, spoil=None, weights=None):
     """The command line `arguments`, on `images` digits; `spoil` is done to the second batch of epoch 2.
 
-    The weights that this process ends with go to the file `weights`, without the running statistics.
+    The weights that this process ends with go to the file `weights`, without the running statistics; it ends here.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, whatever this was started from
     torch.set_num_threads(1)
@@ -33,10 +33,10 @@ def start(arguments, *, images=23, batch_norm=False, spoil=None, weights=None):
     entry.stratified_split = lambda targets: (range(images), range(200, 206))
     if spoil:
         entry.training_batches = _spoilt(entry.training_batches, spoil)
+    if weights:
+        entry.train = lambda *words: (training.train(*words), torch.save(list(model.parameters()), weights))
     sys.argv[1:] = arguments
     entry.start()
-    if weights:
-        torch.save([parameter.detach() for parameter in model.parameters()], weights)
 
 
 def start_as(said, environment, arguments, how):
