@@ -38,10 +38,12 @@ def few_images(notebook):
 
 
 def up_to(name, text, folder):
-    """A copy of a notebook that ends with the first code cell that has `text`: what comes after it is not asked."""
+    """A copy of a notebook that ends with the first code cell that has `text`; of others, those that it may need."""
     notebook = few_images(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
-    end = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and text in cell.source)
-    notebook.cells = notebook.cells[: end + 1]
+    cells = code_cells(notebook)
+    end = next(i for i, cell in enumerate(cells) if text in cell.source)
+    needed = re.compile(r"parameters|alexnet_cifar10\.(data|model|train|recipes|batches|runs|notebook)")
+    notebook.cells = [cell for i, cell in enumerate(cells[: end + 1]) if i < 2 or needed.search(cell.source)]
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
 
