@@ -42,7 +42,7 @@ def up_to(name, text, folder):
     notebook = few_images(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
     cells = code_cells(notebook)
     end = next(i for i, cell in enumerate(cells) if text in cell.source)
-    needed = re.compile(r"parameters|alexnet_cifar10\.(data|model|train|recipes|batches|runs|notebook)")
+    needed = re.compile(r"alexnet_cifar10\.(data|model|train|recipes|batches|runs|notebook)")
     notebook.cells = [cell for i, cell in enumerate(cells[: end + 1]) if i < 2 or needed.search(cell.source)]
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
