@@ -54,6 +54,7 @@ LESS = {
     "range(1, 31)": "range(1, 4)",
     "time_parts(128,": "time_parts(16,",
     "nonzero()[:2, 0]": "nonzero()[:1, 0]",
+    "asked[:200]": "asked[:40]",
 }
 
 

@@ -17,25 +17,26 @@ from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("0?_*.ipynb"))
+KOREAN = "ko/05_evaluation"  # the others have the code of the English ones as well
 SCREENSHOTS = ROOT / "runs" / "browser"
 
 
 def copy_notebooks(folder):
     """The notebooks without their outputs, which no test can then take for new ones. The package is installed."""
-    folder.mkdir()
-    for name in NAMES:
-        copy_notebook(folder / f"{name}.ipynb")
+    (folder / "ko").mkdir(parents=True)
+    for name in [*NAMES, KOREAN]:
+        copy_notebook(folder, name)
 
 
-def copy_notebook(file, parameters=""):
+def copy_notebook(folder, name, parameters=""):
     """`parameters` are lines that a reader adds to the cell with the parameters before Run All."""
-    notebook = nbformat.read(ROOT / "notebooks" / file.name, as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if "parameters" in cell.metadata.get("tags", []):
             cell.source += f"\n{parameters}"
-    nbformat.write(notebook, file)
+    nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def take_screenshot(page: Page, name: str) -> None:
     for number, top in enumerate(range(0, height, shown)):
         pane.evaluate("(pane, top) => pane.scrollTo(0, top)", top)
         page.wait_for_timeout(300)
-        page.screenshot(path=SCREENSHOTS / f"{name}-{number:02}.png")
+        page.screenshot(path=SCREENSHOTS / f"{name.replace('/', '-')}-{number:02}.png")
 
 
 def broken_pictures(page: Page) -> list[str]:
@@ -222,7 +223,7 @@ def broken_pictures(page: Page) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, KOREAN])
 def test_run_all_in_jupyterlab(name, page, lab, project):
     committed = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     notebook = run_all(page, lab, f"notebooks/{name}.ipynb", project / "notebooks" / f"{name}.ipynb")
@@ -232,7 +233,7 @@ def test_run_all_in_jupyterlab(name, page, lab, project):
     def pictures(notebook):
         return sum("image/png" in out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
 
-    assert pictures(notebook) >= pictures(committed) - (name == "05_evaluation")  # of mistakes, if it makes one
+    assert pictures(notebook) >= pictures(committed) - name.endswith("05_evaluation")  # of mistakes, if it makes one
     assert broken_pictures(page) == []
     formulas = page.locator(".jp-MarkdownCell mjx-container")
     assert page.locator("mjx-merror").count() == 0
@@ -245,7 +246,7 @@ def test_run_all_in_jupyterlab(name, page, lab, project):
 
 def test_the_stop_button_ends_training_and_resume_goes_on(page, lab, project):
     file = project / "notebooks" / "04_train.ipynb"
-    copy_notebook(file, 'epochs = 1000\nrun_name = "stopped"')
+    copy_notebook(file.parent, file.stem, 'epochs = 1000\nrun_name = "stopped"')
     open_notebook(page, lab, f"notebooks/{file.name}")
     choose(page, "Run", "runmenu:run-all")
     expect(page.locator(".jp-Notebook")).to_contain_text("Epoch  1/1000", timeout=240_000)
@@ -257,7 +258,7 @@ def test_the_stop_button_ends_training_and_resume_goes_on(page, lab, project):
     page.goto("about:blank")
     lab.shut_kernels_down()
 
-    copy_notebook(file, f'epochs = {epochs + 1}\nrun_name = "stopped"\nresume = True')
+    copy_notebook(file.parent, file.stem, f'epochs = {epochs + 1}\nrun_name = "stopped"\nresume = True')
     notebook = run_all(page, lab, f"notebooks/{file.name}", file)
     assert_ran_without_errors(notebook)
     assert len(re.findall(rf"^Epoch +\d+/{epochs + 1} ", printed(notebook), re.M)) == epochs + 1

@@ -27,7 +27,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TAG = f"v{PROJECT['version']}"
-NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb")) + [
+    "ko/03_model_shapes",
+    "ko/06_save_load",
+]
 
 
 def pins(file):
@@ -104,8 +107,8 @@ def packages(python):
 
 
 def execute(python, notebook, folder, github_address):
-    """Run All, in an empty folder; the file is saved with its outputs."""
-    shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", folder)
+    """Run All, in an empty folder; the file is saved with its outputs. Returns it as well."""
+    file = Path(shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", folder))
     ours = ("RUNS_ROOT", "CIFAR10_ROOT", "PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in ours} | {
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
@@ -115,17 +118,18 @@ def execute(python, notebook, folder, github_address):
         "GIT_CONFIG_KEY_0": f"url.{github_address}.insteadOf",
         "GIT_CONFIG_VALUE_0": "https://github.com/",
     }
-    command = [python.parent / "jupyter-execute", "--inplace", "--timeout=300", f"{notebook}.ipynb"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+    command = [python.parent / "jupyter-execute", "--inplace", "--timeout=300", file.name]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+    return done, file
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_the_first_cell_fetches_the_package_and_the_notebook_runs_to_its_end(notebook, python, github, tmp_path):
     subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", PROJECT["name"], "torchinfo"], check=True)
     before = packages(python)
-    done = execute(python, notebook, tmp_path, github.address)
+    done, file = execute(python, notebook, tmp_path, github.address)
     assert done.returncode == 0, done.stderr
-    cells = [cell for cell in nbformat.read(tmp_path / f"{notebook}.ipynb", 4).cells if cell.cell_type == "code"]
+    cells = [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
     assert cells[0].outputs == []
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     after = packages(python)
@@ -141,7 +145,7 @@ def test_a_failed_fetch_stops_the_notebook_and_says_what_to_do(python, github, t
     subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", PROJECT["name"]], check=True)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens here
-        done = execute(python, "01_data", tmp_path, f"git://127.0.0.1:{closed.getsockname()[1]}/")
+        done, _ = execute(python, "01_data", tmp_path, f"git://127.0.0.1:{closed.getsockname()[1]}/")
     assert done.returncode != 0
     assert "unable to connect to 127.0.0.1" in done.stderr, "git's own words"
     assert "The package could not be installed; pip's reason stands above" in done.stderr
