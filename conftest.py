@@ -11,6 +11,7 @@ import tempfile
 from functools import wraps
 from pathlib import Path
 
+from fewer import do_fewer
 from jupyter_client import AsyncKernelManager
 from nbformat import from_dict
 from nbval.plugin import IPyNbCell
@@ -48,23 +49,12 @@ def pytest_collection_modifyitems(items):
     items[:] = [one for item in items for one in twice(item)]
 
 
-# The second time a cell does less: how well it learns, and how long it takes, is not asked.
-LESS = {
-    "= stratified_split(images.train.targets)": "= (half[:160] for half in stratified_split(images.train.targets))",
-    "range(1, 31)": "range(1, 4)",
-    "time_parts(128,": "time_parts(16,",
-    "nonzero()[:2, 0]": "nonzero()[:1, 0]",
-    "asked[:200]": "asked[:40]",
-}
-
-
 def twice(item):
     """A learner runs a cell again: so does nbval (not what `torchrun` starts), and nothing fails or says otherwise."""
     yield item
     if isinstance(item, IPyNbCell) and "torchrun(" not in item.cell.source:
         cell = from_dict(item.cell)
-        for much, less in LESS.items():
-            cell.source = cell.source.replace(much, less)
+        do_fewer([cell])
         if cell.source.startswith("loss.backward()\n"):  # what PyTorch says the second time is a lesson
             error = "RuntimeError, match='Trying to backward through the graph a second time'"
             cell.source = f"import pytest\nwith pytest.raises({error}):\n    {cell.source}"

@@ -1,4 +1,4 @@
-"""Choose the pictures of the page docs/demo.rst by the answers of trained networks, and write docs/demo/pictures.js.
+"""Choose the pictures of the page docs/demo.md by the answers of trained networks, and write docs/demo/pictures.js.
 
     .venv/bin/python scripts/choose_pictures.py runs/fast-42 runs/digits-42        (one run per kind of images)
 

@@ -7,7 +7,6 @@ the notebooks after it use, whatever else is trained meanwhile.
 """
 
 import argparse
-import ast
 import os
 import sys
 import threading
@@ -24,7 +23,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from alexnet_cifar10.data import DataError, load_images
-from alexnet_cifar10.notebook.parameters import ParameterError, check_parameters
+from alexnet_cifar10.notebook.parameters import ParameterError, check_parameters, literal
 from alexnet_cifar10.recipes import choose_recipe
 from alexnet_cifar10.runs import Run, new_folder, runs_root
 from alexnet_cifar10.runs.report import PROGRESS
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     os.chdir(ROOT)
     os.environ.pop("MPLBACKEND", None)  # the kernels would show no pictures
-    asked = {"data": options.data or "auto", "recipe": options.recipe, "epochs": plain_value(options.epochs)}
+    asked = {"data": options.data or "auto", "recipe": options.recipe, "epochs": literal(options.epochs or "None")}
     asked = {name: value for name, value in asked.items() if value is not None}
     try:
         check_parameters(asked, *asked)  # what 04 would refuse is refused here, before 01 begins
@@ -91,14 +90,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if missing := [name for name in options.notebooks if not (ROOT / "notebooks" / f"{name}.ipynb").is_file()]:
         parser.error(f"no notebook is called {', '.join(missing)}; write, for example, {TRAINING}")
     return options
-
-
-def plain_value(text: str | None) -> Any:
-    """What a text stands for in Python, or the text itself: the check of the parameters says what is wrong with it."""
-    try:
-        return ast.literal_eval(text or "None")
-    except (ValueError, SyntaxError):
-        return text
 
 
 def execute(notebook: str, output: Path, asked: dict[str, Any], show_output: bool, tries: int = 2) -> str:

@@ -98,8 +98,8 @@ def anchors(page: str) -> dict[str, str]:
     return dict(["#" + re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in pair] for pair in pairs)
 
 
-def update_catalogue(page: str) -> None:
-    """Give the catalogue the messages that its page now has: what was translated stays, what is similar is fuzzy."""
+def update_catalogue(page: str) -> list[str]:
+    """Give the catalogue the messages that its page now has; return those that are not translated, or fuzzy."""
     template = pofile(width=-1)  # one line each: an address in it stays whole, for set_repository.py
     for message in messages(page):
         template.addunit(template.UnitClass(message, wrapper=template.wrapper))
@@ -109,16 +109,15 @@ def update_catalogue(page: str) -> None:
     merged.header().target = "Content-Type: text/plain; charset=UTF-8\nLanguage: ko\n"  # no date: no change for nothing
     catalogue(page).parent.mkdir(parents=True, exist_ok=True)
     catalogue(page).write_bytes(bytes(merged))
+    return [unit.source for unit in merged.units if not unit.isheader() and not unit.istranslated()]
 
 
 def main() -> None:
     missing = 0
     for page, korean in PAGES.items():
-        update_catalogue(page)
+        lacking = update_catalogue(page)
         (ROOT / korean).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / korean).write_text(in_korean(page), encoding="utf-8", newline="\n")
-        texts = translations(page)
-        lacking = [message for message in messages(page) if message not in texts]
         missing += len(lacking)
         for message in lacking:
             print(f"{catalogue(page).relative_to(ROOT)}: not translated, or fuzzy: {message[:80]!r}")

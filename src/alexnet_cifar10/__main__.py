@@ -6,8 +6,6 @@ On a processor, torchrun gives each of them one core; `OMP_NUM_THREADS=4` before
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from ast import literal_eval
-from typing import Any
 
 import torch
 
@@ -16,19 +14,11 @@ from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import DataError, ImageSet, load_images, stratified_split
 from alexnet_cifar10.device import pick_device, seed_everything
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.notebook.parameters import OF_RECIPE, check_parameters, rule
+from alexnet_cifar10.notebook.parameters import OF_RECIPE, check_parameters, literal, rule
 from alexnet_cifar10.parallel import on_first, rank, together, world
 from alexnet_cifar10.recipes import Recipe, choose_recipe
 from alexnet_cifar10.runs import CheckpointError, TrainingError, TrainingRun
 from alexnet_cifar10.train import train
-
-
-def literal(text: str) -> Any:
-    """What `text` is in Python, such as 3 or {"flip": False}; text that is nothing there stays as it is."""
-    try:
-        return literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def prepare() -> tuple[Namespace, ImageSet, Recipe]:

@@ -18,7 +18,7 @@ def numbers(text):
     """How often each number occurs; 10 000 and 10,000 are the same one."""
     plain = re.sub(f"{CODE}|{FORMULA}|{TARGET}|[0-9.]+ [bm]illion", "", text)  # 1.2 million: 120만
     joined = re.sub(r"(?<=\d)[ ,](?=\d{3}(?!\d))", "", plain)
-    return Counter(number for number in re.findall(r"(?!0\d)\d+(?:\.\d+)*", joined))  # 04-10: 4월 10일
+    return Counter(re.findall(r"(?!0\d)\d+(?:\.\d+)*", joined))  # 04-10: 4월 10일
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -63,8 +63,8 @@ def test_a_change_of_the_english_asks_for_the_korean_again(tmp_path, monkeypatch
     page = tmp_path / "CORRECTIONS.md"
     sentence = next(message for message in messages(page.name) if "honest" in message)
     page.write_text(page.read_text(encoding="utf-8").replace("honest", "sincere"), encoding="utf-8")
-    translate_pages.update_catalogue(page.name)
-    changed = [message for message in messages(page.name) if message not in translations(page.name)]
+    changed = translate_pages.update_catalogue(page.name)
     assert changed == [sentence.replace("honest", "sincere")]
+    assert [message for message in messages(page.name) if message not in translations(page.name)] == changed
     unit = pofile.parsefile(str(catalogue(page.name))).findunit(changed[0])
     assert unit.isfuzzy() and unit.target, "the Korean of before is there to be mended"

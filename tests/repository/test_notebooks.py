@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
+from fewer import do_fewer
 from nbclient import NotebookClient
 from papermill.cli import papermill as command
 
@@ -28,19 +29,10 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def few_images(notebook):
-    """The same notebook, with few images and steps: how well it learns is not asked here."""
-    split = "stratified_split(images.train.targets)"
-    for cell in code_cells(notebook):
-        cell.source = cell.source.replace(f"= {split}", f"= (half[:90] for half in {split})")
-        cell.source = cell.source.replace("range(1, 31)", "range(1, 11)")  # steps on one batch, learned by heart
-    return notebook
-
-
 def up_to(name, text, folder):
     """A copy of a notebook that ends with the first code cell that has `text`; of others, those that it may need."""
-    notebook = few_images(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
-    cells = code_cells(notebook)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    do_fewer(cells := code_cells(notebook))
     end = next(i for i, cell in enumerate(cells) if text in cell.source)
     needed = re.compile(r"alexnet_cifar10\.(data|model|train|recipes|batches|runs|notebook)")
     notebook.cells = [cell for i, cell in enumerate(cells[: end + 1]) if i < 2 or needed.search(cell.source)]
@@ -136,10 +128,9 @@ def test_notebook_6_shows_the_page_that_can_be_run():
 
 
 def test_what_papermill_left_behind_is_not_tested(tmp_path):
-    for name in ("conftest.py", "pyproject.toml", "notebooks/01_data.ipynb"):
+    for name in ("conftest.py", "pyproject.toml", "tests/fewer.py", "notebooks/01_data.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "tests").mkdir()
     for left in ("out.ipynb", "notebooks/out.ipynb", "runs/notebooks/01_data.ipynb"):
         (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "notebooks" / "01_data.ipynb", tmp_path / left)
@@ -171,7 +162,8 @@ def test_what_is_asked_for_is_trained_saved_and_loaded(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="there, a kernel is interrupted by a signal")
 def test_the_stop_button_ends_training_calmly_and_the_cells_below_still_work(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_ROOT", str(tmp_path))
-    notebook = few_images(nbformat.read(ROOT / "notebooks" / "04_train.ipynb", as_version=4))
+    notebook = nbformat.read(ROOT / "notebooks" / "04_train.ipynb", as_version=4)
+    do_fewer(code_cells(notebook))
     parameters = next(cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", []))
     parameters.source += '\nepochs = 1000\nrun_name = "stopped"'
     client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})

@@ -30,6 +30,14 @@ def is_smoke_run() -> bool:
     return os.environ.get("TUTORIAL_SMOKE") == "1"
 
 
+def literal(text: str) -> Any:
+    """What a text is in Python, such as 3 or {"flip": False}, or else the text: the check says what is wrong then."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def check_parameters(namespace: dict[str, Any], *names: str) -> None:
     """Check the parameters `names` of a notebook, whose `globals()` are `namespace`.
 
