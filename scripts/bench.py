@@ -131,6 +131,12 @@ class Bench:
 
     def recipe(self, recipe: Recipe, count: int) -> tuple[float, float]:
         """Our own functions as `train` calls them, but for the files that it writes after each epoch."""
+        learn, validate = self.work(recipe, count)
+        with deterministic(self.device):
+            return seconds(learn), seconds(validate)
+
+    def work(self, recipe: Recipe, count: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """To train on `count` images, and to evaluate them: each returns when the device is done."""
         train_loader, valid_loader = self.loaders(recipe, count)
         model = AlexNet(recipe.dropout).to(self.device, memory_format=memory_format(self.device))
         precision = self.precision if recipe.autocast else torch.float32
@@ -144,8 +150,7 @@ class Bench:
             with autocast(self.device, precision):
                 evaluate(model, valid_loader, self.device)
 
-        with deterministic(self.device):
-            return seconds(learn), seconds(validate)
+        return learn, validate
 
     def loaders(self, recipe: Recipe, count: int) -> tuple[DeviceLoader, DeviceLoader]:
         data = self.first(count)

@@ -472,8 +472,8 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
     return "\n".join(parts)
 
 
-def keep(name: str) -> None:
-    """Test the best weights of a run, and keep its records in results/.
+def keep(name: str, results: Path = RESULTS) -> None:
+    """Test the best weights of a run of runs/, and keep its records in the folder `results`.
 
     Raises `CheckpointError` for a run that is not there, not finished, of other data, or that no command makes again,
     and `DataError` without data.
@@ -494,7 +494,7 @@ def keep(name: str) -> None:
     model = load_model(run.best_checkpoint, device).to(memory_format=memory_format(device))
     test = evaluate(model, loader, device)
     right = test.predictions == test.labels
-    folder = RESULTS / name
+    folder = results / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("run.json", "history.csv"):
         shutil.copyfile(run.path / file, folder / file)

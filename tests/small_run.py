@@ -70,16 +70,17 @@ def start_with(digits):
         run_name="run",
         resume=False,
         base=CLASSIC,
+        device=CPU,
         **recipe,
     ):
         recipe = replace(base, **{"epochs": 1, "batch_size": 4, **recipe})
         seed_everything(seed)
-        model = model or small_model()
-        train_loader = training_batches(digits.train, range(images), recipe, device=CPU, seed=seed)
+        model = (model or small_model()).to(device)
+        train_loader = training_batches(digits.train, range(images), recipe, device=device, seed=seed)
         train_loader.__class__ = loader
         run = TrainingRun(provenance, run_name, resume=resume)
         try:
-            train(model, train_loader, DeviceLoader(digits.train, valid, batch_size=4, device=CPU), recipe, run)
+            train(model, train_loader, DeviceLoader(digits.train, valid, batch_size=4, device=device), recipe, run)
         except KeyboardInterrupt:  # it would end the tests
             pytest.fail("the interrupt was not caught")
         return Run(run.path)

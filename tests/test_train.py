@@ -15,14 +15,13 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from alexnet_cifar10 import train as training
-from alexnet_cifar10.batches import DeviceLoader, training_batches
-from alexnet_cifar10.device import seed_everything
+from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.optim import make_optimizer, make_schedule, one_cycle
 from alexnet_cifar10.recipes import CLASSIC, FAST, LONG
-from alexnet_cifar10.runs import TrainingError, TrainingRun, load_model, load_state
-from alexnet_cifar10.train import Monitor, train, train_one_epoch
+from alexnet_cifar10.runs import TrainingError, load_model, load_state
+from alexnet_cifar10.train import Monitor, train_one_epoch
 
 # What the original tutorial printed: training loss, validation loss, validation accuracy of epochs 1 to 24,
 # and the number after "trigger", 0 where it printed none.
@@ -273,21 +272,6 @@ def test_another_seed_gives_other_numbers(start, two_epochs):
 def test_what_is_validated_does_not_change_what_is_learnt(start, two_epochs):
     other = start(epochs=2, run_name="second", valid=range(500, 530))
     assert other.last_checkpoint.read_bytes() == two_epochs.last_checkpoint.read_bytes()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("base", [CLASSIC, FAST])
-def test_the_same_command_gives_the_same_bytes_on_cuda(base, digits, runs):
-    def twice(name):
-        seed_everything(42)
-        model, recipe = AlexNet(base.dropout).to("cuda"), replace(base, epochs=2, batch_size=16)
-        loader = training_batches(digits.train, range(400), recipe, device=torch.device("cuda"))
-        valid_loader = DeviceLoader(digits.train, range(400, 500), batch_size=50, device=torch.device("cuda"))
-        run = TrainingRun(digits.provenance, name)
-        train(model, loader, valid_loader, recipe, run)
-        return run
-
-    assert_identical(twice("first"), twice("second"))
 
 
 # --- the recipe FAST, through the same loop -----------------------------------------------------------------------

@@ -1,0 +1,61 @@
+"""The measurement of a GPU: what takes too long is ended, the next is measured, and all of it is told."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+
+from alexnet_cifar10.data import ImageDataset
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="process groups are ended as POSIX has it")
+
+
+@pytest.fixture
+def gpu_check():
+    import gpu_check  # here, as each worker would wait for what it imports
+
+    return gpu_check
+
+
+def test_one_that_exceeds_its_limit_is_ended_and_the_next_one_is_measured(gpu_check, tmp_path, monkeypatch, capsys):
+    pid = tmp_path / "pid"
+    todo = {
+        "endless": gpu_check.Item("never ends", 1, "", ["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"]),
+        "profile": gpu_check.items(tmp_path, few=True)["profile"],
+        "late": gpu_check.Item("too late", 1, "", ["true"]),
+    }
+    monkeypatch.setattr(gpu_check, "SHORTEST", 58.9)  # so that of a minute too little is left for the third
+    report = gpu_check.check(todo, tmp_path, few=True, minutes=1)
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8")) == report
+    items = report["items"]
+    assert items["endless"]["status"] == "ended after 1 s" and "ended after 1 s" in capsys.readouterr().out
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert items["profile"]["status"] == "done", (tmp_path / "profile.log").read_text()
+    assert items["late"] == {"what": "too late", "status": "not measured yet"}
+    found = json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))
+    assert 0.2 < found["matrix products' share of the kernels' time"] < 1 and found["kernels per step"] > 100
+    text = gpu_check.document(tmp_path)
+    assert "\nNot measured yet on a GPU: never ends; where a step of fast spends its time; too late.\n" in text
+    assert "| milliseconds per step |" in text
+
+
+def test_runs_are_kept_as_the_ledger_keeps_them_and_not_made_twice(
+    gpu_check, digits, runs, tmp_path, monkeypatch, capsys
+):
+    def first(images, count):
+        return ImageDataset(images.data[:count], images.targets[:count], images.classes)
+
+    few = replace(digits, train=first(digits.train, 300), test=first(digits.test, 20))
+    for module in ("alexnet_cifar10.__main__", "ledger"):
+        monkeypatch.setattr(sys.modules[module], "load_images", lambda source: few)
+    monkeypatch.setattr(sys, "argv", [])
+    name = f"{gpu_check.pick_device().type}-fast-43"
+    assert gpu_check.train(["fast-43"], tmp_path, few=True)
+    assert f"{name}: accuracy" in capsys.readouterr().out
+    (entry,) = gpu_check.ledger.read_entries(tmp_path / "results")
+    assert (entry.run.name, entry.record["seed"], entry.recipe["name"]) == (name, 43, "fast")
+    assert gpu_check.train(["fast-43"], tmp_path, few=True)
+    assert capsys.readouterr().out == ""
