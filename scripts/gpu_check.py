@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,12 +29,13 @@ from typing import Any
 
 import ledger
 import torch
+from other_models import experiments, train_other
 
 from alexnet_cifar10.__main__ import start
 from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.device import deterministic, pick_device
 from alexnet_cifar10.recipes import FAST, choose_recipe
-from alexnet_cifar10.runs import CheckpointError, describe_machine, git_commit, machine
+from alexnet_cifar10.runs import CheckpointError, TrainingError, describe_machine, git_commit, machine
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = r"gemm|xmma|nvjet|cutlass|wgrad|dgrad|conv|mm$"  # names of what multiplies matrices
@@ -59,9 +59,12 @@ def items(folder: Path, few: bool) -> dict[str, Item]:
     notebook += ["--log-output", "-p", "recipe", "fast"]
     bench = [python, "scripts/bench.py", "--output", str(folder / "bench")]
     bench += ["--images", "64", "--rounds", "1"] if few else ["--images", "10240"]
-    fast = [f"fast-{seed}" for seed in range(42, 43 if few else 52)]
-    long = [f"fast-long-{seed}" for seed in range(42, 43 if few else 45)]
-    rest = [f"{name}-{seed}" for name, values in experiments().items() for seed in values["seeds"]]
+    known = experiments()
+    runs = {
+        name: [f"{name}-{seed}" for seed in values["seeds"][: 1 if few else None]] for name, values in known.items()
+    }
+    fast, long = runs.pop("cuda-fast"), runs.pop("cuda-fast-long")
+    rest = [run for name, same in runs.items() if f"cuda-{name}" not in known for run in same]
     kept, end = "validation accuracy|kept|: accuracy", 24 * 3600
     tests = [python, "-m", "pytest", "-q", "-o", "addopts=", "tests/test_cuda.py"]
     return {
@@ -71,13 +74,13 @@ def items(folder: Path, few: bool) -> dict[str, Item]:
         "fast": Item("fast with 10 seeds", 180, kept, [*own, "--train", *fast]),
         "fast-long": Item("fast-long with 3 seeds", 300, kept, [*own, "--train", *long]),
         "profile": Item("where a step of fast spends its time", 60, "per step", [*own, "--profile"]),
-        "rest": Item("the other runs of the ledger", end, kept, [*own, "--train", *(["fast-sgd-42"] if few else rest)]),
+        "rest": Item(
+            "the other runs of the ledger",
+            end,
+            kept,
+            [*own, "--train", *(["fast-sgd-42", "no-batch-norm-42"] if few else rest)],
+        ),
     }
-
-
-def experiments() -> dict[str, dict[str, Any]]:
-    groups = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))["group"]
-    return {name: values for group in groups for name, values in group["runs"].items()}
 
 
 def check(todo: dict[str, Item], folder: Path, few: bool, minutes: float) -> dict[str, Any]:
@@ -116,24 +119,28 @@ def in_time(command: list[str], seconds: float, log: Path) -> str:
 
 def train(names: list[str], folder: Path, few: bool) -> bool:
     """Train the runs without a record here, the shortest first, and keep their records as the ledger does."""
-    device, runs, good = pick_device(), [], True
+    os.environ["RUNS_ROOT"] = str(folder / "runs")
+    runs, good = [], True
     for name in names:
         kind, _, seed = name.rpartition("-")
         values = {key: value for key, value in experiments()[kind].items() if key != "seeds"}
         values |= {"data": "digits", "epochs": 1} if few else {"data": "cifar10"}
-        values |= {"seed": seed, "run-name": f"{device.type}-{name}"}
         recipe = choose_recipe(values["recipe"], epochs=values.get("epochs"), **values.get("changes", {}))
-        runs.append((recipe.epochs / recipe.batch_size, values))
-    for _, values in sorted(runs, key=lambda run: run[0]):
-        if (folder / "results" / values["run-name"] / "test.json").exists():
+        steps = recipe.epochs / values.get("batch_size", recipe.batch_size)
+        runs.append((steps, name, {**values, "seed": int(seed), "run_name": name}))
+    for _, name, values in sorted(runs, key=lambda run: run[:2]):
+        if (folder / "results" / name / "test.json").exists():
             continue
-        words = (word for key, value in values.items() for word in (f"--{key}", str(value)))
-        sys.argv = ["alexnet_cifar10", "--resume", *words]
         try:
-            start()
-            ledger.keep(values["run-name"], folder / "results")
-        except (SystemExit, CheckpointError, DataError) as error:  # the others may still do
-            print(f"{values['run-name']} was not kept: {error}", flush=True)
+            if "model" in values:
+                train_other(**values, results=folder / "results")
+            else:
+                words = [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+                sys.argv = ["alexnet_cifar10", "--resume", *words]
+                start()
+                ledger.keep(name, folder / "results")
+        except (SystemExit, CheckpointError, DataError, TrainingError) as error:  # the others may still do
+            print(f"{name} was not kept: {error}", flush=True)
             good = False
     return good
 

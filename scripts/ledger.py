@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any
 
 import nbformat
+from torch import nn
 
 from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import DataError, load_images
@@ -114,6 +115,8 @@ class Entry:
 
     @property
     def command(self) -> str:
+        if self.recipe["name"] not in RECIPES:  # another network
+            return shlex.join(["python", "scripts/other_models.py", self.run.name])
         asked = {key: value for key, value in self.changed.items() if key in OF_RECIPE}
         asked = {"data": self.record["data"]["dataset"], "recipe": self.recipe["name"], **asked}
         asked["seed"] = self.record["seed"]
@@ -365,7 +368,7 @@ def tally_of_bits(entries: list[Entry]) -> str:
 
 
 def tally_of_muon(entries: list[Entry]) -> str:
-    """What other optimisers reach in the place of Muon: with its rate, and with the best of all rates that were tried."""
+    """What other optimisers reach in the place of Muon: with its rate, and with the best of all rates tried."""
     muon = next(same for same in by_kind(entries) if same[0].kind == "fast")
     told = [f"- Muon: {figures(muon, 3)[2]}, seeds {figures(muon, 3)[0]}"]
     for optimizer, name in (("sgd", "SGD"), ("adam", "Adam")):
@@ -472,8 +475,8 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
     return "\n".join(parts)
 
 
-def keep(name: str, results: Path = RESULTS) -> None:
-    """Test the best weights of a run of runs/, and keep its records in the folder `results`.
+def keep(name: str, results: Path = RESULTS, model: nn.Module | None = None) -> None:
+    """Test the best weights of a run of runs/ (or `model` with them), and keep its records in the folder `results`.
 
     Raises `CheckpointError` for a run that is not there, not finished, of other data, or that no command makes again,
     and `DataError` without data.
@@ -482,7 +485,7 @@ def keep(name: str, results: Path = RESULTS) -> None:
     record = run.read_record()
     if record["status"] != "finished":
         raise CheckpointError(f"the run {name!r} is not finished ({record['status']}): resume it first.")
-    if record["recipe"]["name"] not in RECIPES:
+    if model is None and record["recipe"]["name"] not in RECIPES:
         raise CheckpointError(
             f"no command makes the run {name!r} again: there is no recipe {record['recipe']['name']!r}. Train one of "
             f"{', '.join(RECIPES)} with the parameter changes of notebook 4."
@@ -491,7 +494,7 @@ def keep(name: str, results: Path = RESULTS) -> None:
     if images.provenance.digests != record["data"]["digests"]:
         raise CheckpointError(f"the run {name!r} was trained on other data than is here.")
     loader = DeviceLoader(images.test, batch_size=250, device=device)
-    model = load_model(run.best_checkpoint, device).to(memory_format=memory_format(device))
+    model = model or load_model(run.best_checkpoint, device).to(memory_format=memory_format(device))
     test = evaluate(model, loader, device)
     right = test.predictions == test.labels
     folder = results / name

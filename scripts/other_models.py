@@ -1,0 +1,96 @@
+"""Train networks that are `AlexNet` but for one thing, to see what it is good for; their records go to results/.
+
+.venv/bin/python scripts/other_models.py no-batch-norm-42   trains a run of experiments/experiments.toml with a `model`
+"""
+
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ledger
+import torch
+from torch import Tensor, nn
+
+from alexnet_cifar10.batches import DeviceLoader, training_batches
+from alexnet_cifar10.data import load_images, stratified_split
+from alexnet_cifar10.device import pick_device, seed_everything
+from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.recipes import choose_recipe
+from alexnet_cifar10.runs import TrainingRun
+from alexnet_cifar10.train import train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class GlobalAveragePooling(nn.Module):
+    """Float maps [N, C, H, W] -> their means [N, C, 1, 1]."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.mean(dim=(2, 3), keepdim=True)  # AdaptiveAvgPool2d's gradient is not the same bits again on CUDA
+
+
+def with_softmax(model: AlexNet) -> None:
+    model.linear2 = nn.Sequential(model.linear2, nn.Softmax(dim=1))
+
+
+def without_batch_norm(model: AlexNet) -> None:
+    for block in list(model.children())[:5]:
+        block[1] = nn.Identity()
+    model.batch_norm = nn.Identity()
+
+
+def with_average_pooling(model: AlexNet) -> None:
+    model.conv_block5[-1], model.linear1 = GlobalAveragePooling(), nn.Linear(256, 512)
+
+
+def with_1x1_kernels(model: AlexNet) -> None:
+    for block in list(model.children())[:5]:
+        block[0] = nn.Conv2d(block[0].in_channels, block[0].out_channels, kernel_size=1)
+
+
+MODELS: dict[str, Callable[[AlexNet], None]] = {
+    "softmax in forward": with_softmax,
+    "no BatchNorm": without_batch_norm,
+    "global average pooling": with_average_pooling,
+    "1x1 kernels": with_1x1_kernels,
+}
+
+
+def experiments() -> dict[str, dict[str, Any]]:
+    """The parameters and seeds of the ledger's runs, by name."""
+    groups = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))["group"]
+    return {name: values for group in groups for name, values in group["runs"].items()}
+
+
+def train_other(
+    model: str,
+    recipe: str,
+    seed: int,
+    run_name: str,
+    data: str = "cifar10",
+    results: Path = ledger.RESULTS,
+    **changes: Any,
+) -> None:
+    """What notebook 4 does, with the network that `MODELS` calls `model`; the record's recipe is named after both."""
+    device, images = pick_device(), load_images(data)
+    train_part, valid_part = stratified_split(images.train.targets)
+    chosen = replace(choose_recipe(recipe, images.provenance.dataset, **changes), name=f"{recipe}, {model}")
+    train_loader = training_batches(images.train, train_part, chosen, device=device, seed=seed)
+    valid_loader = DeviceLoader(images.train, valid_part, batch_size=250, device=device)
+    seed_everything(seed)
+    network = AlexNet(chosen.dropout)
+    MODELS[model](network)
+    run = TrainingRun(images.provenance, run_name, resume=True)
+    train(network.to(device), train_loader, valid_loader, chosen, run)
+    network.load_state_dict(torch.load(run.best_checkpoint, map_location=device, weights_only=True))
+    ledger.keep(run_name, results, network)
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:]:
+        kind, _, number = asked.rpartition("-")
+        of_run = {key: value for key, value in experiments()[kind].items() if key != "seeds"}
+        train_other(**of_run, seed=int(number), run_name=asked)
