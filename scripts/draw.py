@@ -520,24 +520,25 @@ def which_epoch() -> Figure:
 # --- notebook 7: the same network, faster -------------------------------------------------------------------------
 
 ENTRIES = ledger.read_entries(ROOT / "results")
+TIMED = ledger.of_machine(ENTRIES, "classic")
 STYLE = {"classic": (BLUE, "-"), "fast": (ORANGE, "--"), "fast-long": (GREEN, "-.")}
 
 
 def runs_of(recipe: str) -> list[Run]:
     """The runs of a recipe as it stands, one for each seed."""
-    return [entry.run for entry in ENTRIES if entry.kind == recipe]
+    return [entry.run for entry in TIMED if entry.kind == recipe]
 
 
-def measured_on() -> str:
+def measured_on(entries: list[ledger.Entry]) -> str:
     """Data and machine of the runs that are drawn."""
-    ((data, there),) = {(entry.images[0], entry.machine) for entry in ENTRIES if entry.kind in STYLE}
-    return f"{data}; {there.split(';')[0]}, {'no GPU' if 'device: cpu' in there else 'GPU'}"
+    ((data, there, chip),) = {(entry.images[0], entry.machine, entry.chip) for entry in entries if entry.kind in STYLE}
+    return f"{data}; {there.split(';')[0]}, no GPU" if "device: cpu" in there else f"{data}; {chip}"
 
 
 def recipes() -> Figure:
     sheet = paper(560)
     write(sheet, 24, 34, "One network, three recipes", TITLE, weight="bold")
-    write(sheet, 24, 66, f"{measured_on()}; a line is a run", SMALL, color=FAINT)
+    write(sheet, 24, 66, f"{measured_on(TIMED)}; a line is a run", SMALL, color=FAINT)
     write(sheet, 24, 202, "validation accuracy", SMALL)
     axis = chart(sheet, 72, 224, 776, 490, xlabel="minutes of training (each line of the grid: twice the one before)")
     axis.set_xscale("log", base=2)
@@ -563,7 +564,7 @@ def recipes() -> Figure:
 def longer() -> Figure:
     sheet = paper(470)
     write(sheet, 24, 34, "Two recipes, epoch by epoch", TITLE, weight="bold")
-    write(sheet, 24, 66, f"{measured_on()}; each recipe's first run", SMALL, color=FAINT)
+    write(sheet, 24, 66, f"{measured_on(TIMED)}; each recipe's first run", SMALL, color=FAINT)
     for column, words, left, right, limits, corner in (
         ("valid_loss", "validation loss, nats per image", 72, 385, (0.2, 1.0), "upper right"),
         ("valid_accuracy", "validation accuracy", 470, 776, (0.6, 0.96), "lower right"),
@@ -585,7 +586,8 @@ def ablation() -> Figure:
     bottom = 104 + 38 * len(rows)
     sheet = paper(bottom + 70)
     write(sheet, 24, 34, "What is lost without a value of fast", TITLE, weight="bold")
-    write(sheet, 24, 66, f"{measured_on()}; a dot is a run", SMALL, color=FAINT)
+    there = measured_on(ledger.of_machine(ENTRIES, "fast"))
+    write(sheet, 24, 66, f"{there}; a dot is a run", SMALL, color=FAINT)
     axis = chart(sheet, 290, 100, 776, bottom, xlabel="validation accuracy that is lost", ylim=(bottom, 100))
     axis.axvline(0, color=INK, linewidth=1)
     chance = ledger.by_chance(ENTRIES)

@@ -64,7 +64,10 @@ def items(folder: Path, few: bool) -> dict[str, Item]:
         name: [f"{name}-{seed}" for seed in values["seeds"][: 1 if few else None]] for name, values in known.items()
     }
     fast, long = runs.pop("cuda-fast"), runs.pop("cuda-fast-long")
-    rest = [run for name, same in runs.items() if f"cuda-{name}" not in known for run in same]
+    timed = {
+        entry.run.name for entry in ledger.read_entries(ledger.RESULTS) if entry.record["machine"]["device"] == "cpu"
+    }
+    rest = [run for same in runs.values() for run in same if run not in timed]
     kept, end = "validation accuracy|kept|: accuracy", 24 * 3600
     tests = [python, "-m", "pytest", "-q", "-o", "addopts=", "tests/test_cuda.py"]
     return {
@@ -95,7 +98,7 @@ def check(todo: dict[str, Item], folder: Path, few: bool, minutes: float) -> dic
         if end - began >= SHORTEST:
             log = folder / f"{name}.log"
             status = in_time(item.command, min(item.seconds, end - began), log)
-            lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+            lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
             result = ([line for line in lines if re.search(item.shows, line)] or lines or [""])[-1]
             done[name] |= {"status": status, "seconds": round(time.monotonic() - began, 1), "result": result}
         (folder / "gpu.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,13 @@ Trials on the way to two epochs, with one seed each, so differences under about 
 The last but one is close to what `fast` became.
 """
 
+LONG_TRIALS = """## What was tried for `fast-long`
+
+24 epochs and seed 42 each, on an NVIDIA H100, seven at a time, by a script that is not kept; differences under about
+0.003 may be chance. All start from: batches of 256, rate 0.02, momentum 0.9, weight decay 0.025, others_rate 0.5,
+whitening, shift 3, cutout 8, dropout 0.3 before the last layer, smoothing 0.1.
+"""
+
 SPEED = """## How fast a machine is
 
 Measured by `make bench`, which keeps a JSON and a picture in `bench/`: all ways take turns in one process; medians over
@@ -88,6 +96,15 @@ class Entry:
     @property
     def machine(self) -> str:
         return describe_machine(self.record["machine"])
+
+    @property
+    def accelerator(self) -> str | None:
+        return self.record["machine"]["accelerator"]
+
+    @property
+    def chip(self) -> str:
+        """The card or the processor that computed."""
+        return self.accelerator or self.record["machine"]["processor"]
 
     @property
     def images(self) -> tuple[str, str, int, int]:
@@ -143,6 +160,12 @@ def read_entries(folder: Path) -> list[Entry]:
     return entries
 
 
+def of_machine(entries: list[Entry], kind: str) -> list[Entry]:
+    """The runs on the machine that most runs of this kind are from: times and digits depend on it."""
+    machines = Counter(entry.machine for entry in entries if entry.kind == kind)
+    return [entry for entry in entries if entry.machine == max(machines, key=machines.__getitem__, default=None)]
+
+
 def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
     """Runs that differ only in their seed, together."""
     kinds: dict[Any, list[Entry]] = {}
@@ -181,8 +204,9 @@ def tested(entries: list[Entry], key: str, digits: int) -> str:
 
 def figures(same: list[Entry], digits: int) -> list[str]:
     """Of runs that differ only in their seed: seeds, epochs, accuracy on validation, first 1000 and all test images."""
+    seeds = [entry.record["seed"] for entry in same]
     return [
-        ", ".join(str(entry.record["seed"]) for entry in same),
+        f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 3 else ", ".join(map(str, seeds)),
         ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
         spread([entry.valid for entry in same], digits),
         tested(same, "first_1000", 3),
@@ -200,12 +224,23 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | None = None) -> str:
     """A row for runs that differ only in their seed; `fast`: the validation accuracies to subtract theirs from."""
-    head = ["recipe", "data", "images", "seeds", "epochs", "validation", "test, first 1000", "test, all", "minutes"]
+    head = [
+        "recipe",
+        "data",
+        "images",
+        "seeds",
+        "epochs",
+        "validation",
+        "test, first 1000",
+        "test, all",
+        "minutes",
+        "on",
+    ]
     rows = []
     for same in by_kind(entries):
         times = spread([entry.minutes for entry in same], 1)
         images = [same[0].record["data"]["label"], f"{same[0].record['train_images']:,}"]
-        rows.append([same[0].kind, *images, *figures(same, 4), times])
+        rows.append([same[0].kind, *images, *figures(same, 4), times, same[0].chip])
         if fast is not None:
             gains = [fast[entry.where] - entry.valid for entry in same if entry.where in fast]
             rows[-1].append(gained(gains) if gains else "–")
@@ -218,8 +253,8 @@ def of_fast(entries: list[Entry]) -> dict[tuple[Any, ...], float]:
 
 
 def by_chance(entries: list[Entry]) -> float:
-    """What the seeds of `fast` differ by, which is chance alone; 0 for one seed."""
-    accuracies = of_fast(entries).values()
+    """What the seeds of `fast` differ by on one machine, which is chance alone; 0 for one seed."""
+    accuracies = of_fast(of_machine(entries, "fast")).values()
     return max(accuracies) - min(accuracies)
 
 
@@ -239,17 +274,16 @@ def in_its_place(key: str, usual: str, instead: str) -> str:
 def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], list[float]]]:
     """(value, what it is in `fast`, what it was changed to, validation accuracies, what `fast` gains, seed by seed).
 
-    One row for each recipe that differs from `fast` in a single value, trained on the same images.
+    One row for each recipe that differs from `fast` in a single value, trained on the same images and machine.
     """
-    fast = FAST.as_record()
-
+    fast, entries = FAST.as_record(), of_machine(entries, "fast")
     standard = of_fast(entries)
     rows = []
     for same in by_kind(entries):
         recipe = same[0].recipe  # a value that is None belongs to the optimiser or schedule that was changed
         changed = [key for key in fast if key != "name" and recipe[key] is not None and recipe[key] != fast[key]]
         pairs = [(entry.valid, standard[entry.where]) for entry in same if entry.where in standard]
-        if len(changed) == 1 and changed != ["epochs"] and pairs:
+        if recipe["name"] == "fast" and len(changed) == 1 and changed != ["epochs"] and pairs:
             (key,) = changed
             gains = [with_it - without for without, with_it in pairs]
             rows.append((key, in_words(fast[key]), in_words(recipe[key]), [without for without, _ in pairs], gains))
@@ -301,7 +335,9 @@ def table_of_choices(entries: list[Entry]) -> str:
 
 def recipes_alone(entries: list[Entry]) -> list[list[Entry]]:
     """The runs by kind, without those that are there only to be compared with `fast`."""
-    return [same for same in by_kind(entries) if same[0].changed.keys() <= {"epochs"}]
+    return [
+        same for same in by_kind(entries) if same[0].recipe["name"] in RECIPES and same[0].changed.keys() <= {"epochs"}
+    ]
 
 
 def rows_for_the_readme(entries: list[Entry]) -> list[str]:
@@ -311,7 +347,7 @@ def rows_for_the_readme(entries: list[Entry]) -> list[str]:
             [
                 f"[`{same[0].kind}`](results/README.md)",
                 *figures(same, 3),
-                f"{mean(entry.minutes for entry in same):.0f}",
+                ", ".join([in_minutes(mean(entry.minutes for entry in same)), *filter(None, [same[0].accelerator])]),
             ]
         )
         for same in recipes_alone(entries)
@@ -320,7 +356,7 @@ def rows_for_the_readme(entries: list[Entry]) -> list[str]:
 
 def table_of_recipes(entries: list[Entry]) -> str:
     """The recipes as they stand, by the time that they take, for a notebook."""
-    as_they_stand = [same for same in recipes_alone(entries) if not same[0].changed]
+    as_they_stand = [same for same in recipes_alone(of_machine(entries, "classic")) if not same[0].changed]
     rows = [(mean(entry.minutes for entry in same), same) for same in as_they_stand]
     return table(
         ["recipe", "seeds", "epochs", "best validation accuracy", "minutes"],
@@ -357,7 +393,7 @@ def ablation_in_words(entries: list[Entry]) -> str:
 
 def tally_of_bits(entries: list[Entry]) -> str:
     """How many of the minutes the 16 bits save, for a notebook."""
-    kinds = ("classic", "fast", "fast, autocast False")
+    kinds, entries = ("classic", "fast", "fast, autocast False"), of_machine(entries, "classic")
     classic, fast, slow = (mean(entry.minutes for entry in entries if entry.kind == kind) for kind in kinds)
     epochs = mean(entry.record["result"]["epochs"] for entry in entries if entry.kind == "classic")
     return (
@@ -369,13 +405,14 @@ def tally_of_bits(entries: list[Entry]) -> str:
 
 def tally_of_muon(entries: list[Entry]) -> str:
     """What other optimisers reach in the place of Muon: with its rate, and with the best of all rates tried."""
+    entries = of_machine(entries, "fast")
     muon = next(same for same in by_kind(entries) if same[0].kind == "fast")
     told = [f"- Muon: {figures(muon, 3)[2]}, seeds {figures(muon, 3)[0]}"]
     for optimizer, name in (("sgd", "SGD"), ("adam", "Adam")):
         tried = {}  # learning rate -> the runs with it, one for each seed
         for same in by_kind(entries):
             run, changed = same[0], same[0].changed
-            is_like_muon = (run.recipe["name"], run.where[:-1]) == ("fast", muon[0].where[:-1])
+            is_like_muon = (run.recipe["name"], run.images) == ("fast", muon[0].images)
             of_optimizer = changed.get("optimizer") == optimizer and changed.keys() <= {"optimizer", "learning_rate"}
             if is_like_muon and of_optimizer:
                 tried[run.recipe["learning_rate"]] = same
@@ -386,7 +423,9 @@ def tally_of_muon(entries: list[Entry]) -> str:
         for rate in [rate for rate in which if rate in tried]:
             seeds, _, reached, *_ = figures(tried[rate], 3)
             told.append(f"- {name} with {which[rate]}: {reached}, seeds {seeds}")
-    return "\n".join([f"**Tally:** the validation accuracy, all after the same {FAST.epochs} epochs.\n", *told])
+    return "\n".join(
+        [f"**Tally:** the validation accuracy, all after the same {FAST.epochs} epochs, on an {muon[0].chip}.\n", *told]
+    )
 
 
 # Cells of notebooks that are written from the records, by what their metadata say under "generated".
@@ -456,18 +495,23 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
 def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]) -> str:
     """The text of results/README.md: a table for each question that the experiments answer."""
     parts, left = [HEAD], entries
-    for group in tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))["group"]:
+    experiments = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
+    for group in experiments["group"]:
         runs = {f"{name}-{seed}" for name, values in group["runs"].items() for seed in values["seeds"]}
         parts += [f"## {group['question']}\n", f"{group['design']}\n"]
-        fast = None if "fast" in group["runs"] else of_fast(entries)
-        parts += [table_of_kinds([entry for entry in entries if entry.run.name in runs], fast)]
+        answers = [entry for entry in entries if entry.run.name in runs]
+        are_changes_of_fast = {entry.recipe["name"] for entry in answers if entry.changed} == {"fast"}
+        parts += [table_of_kinds(answers, of_fast(entries) if are_changes_of_fast else None)]
         left = [entry for entry in left if entry.run.name not in runs]
     parts += ["## Is the best epoch that of the lowest loss, or of the highest accuracy?\n"]
     parts += ["From the `history.csv` of the runs with at least ten epochs, on the validation images that choose.\n"]
     parts += [table_of_choices(entries)]
-    with (ROOT / "results" / "trials.csv").open(encoding="utf-8", newline="") as file:
-        head, *rows = csv.reader(file)
-    parts += [TRIALS, table(head, rows)]
+    for said, name in ((TRIALS, "trials.csv"), (LONG_TRIALS, "long_trials.csv")):
+        with (ROOT / "results" / name).open(encoding="utf-8", newline="") as file:
+            head, *rows = csv.reader(file)
+        parts += [said, table(head, rows)]
+    waiting = (f"- **{group['question']}** {group['design']}" for group in experiments.get("waiting", []))
+    parts += ["## Not measured yet\n", *waiting, ""]
     if left:
         parts += ["## Other runs\n", table_of_kinds(left)]
     parts += ["## Run by run\n", table_of_runs(entries), SPEED]
@@ -475,8 +519,8 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
     return "\n".join(parts)
 
 
-def keep(name: str, results: Path = RESULTS, model: nn.Module | None = None) -> None:
-    """Test the best weights of a run of runs/ (or `model` with them), and keep its records in the folder `results`.
+def keep(name: str, results: Path | None = None, model: nn.Module | None = None) -> None:
+    """Test the best weights of a run of runs/ (or `model` with them), and keep its records in `results`.
 
     Raises `CheckpointError` for a run that is not there, not finished, of other data, or that no command makes again,
     and `DataError` without data.
@@ -497,7 +541,7 @@ def keep(name: str, results: Path = RESULTS, model: nn.Module | None = None) -> 
     model = model or load_model(run.best_checkpoint, device).to(memory_format=memory_format(device))
     test = evaluate(model, loader, device)
     right = test.predictions == test.labels
-    folder = results / name
+    folder = (results or RESULTS) / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("run.json", "history.csv"):
         shutil.copyfile(run.path / file, folder / file)

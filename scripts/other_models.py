@@ -60,9 +60,9 @@ MODELS: dict[str, Callable[[AlexNet], None]] = {
 
 
 def experiments() -> dict[str, dict[str, Any]]:
-    """The parameters and seeds of the ledger's runs, by name."""
-    groups = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))["group"]
-    return {name: values for group in groups for name, values in group["runs"].items()}
+    """The parameters and seeds of the ledger's runs, by name, also of those that wait to be trained."""
+    file = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
+    return {name: values for group in file["group"] + file["waiting"] for name, values in group["runs"].items()}
 
 
 def train_other(

@@ -6,8 +6,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from alexnet_cifar10.data import ImageDataset
+from alexnet_cifar10.model import AlexNet
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="process groups are ended as POSIX has it")
 
@@ -49,13 +51,35 @@ def test_runs_are_kept_as_the_ledger_keeps_them_and_not_made_twice(
         return ImageDataset(images.data[:count], images.targets[:count], images.classes)
 
     few = replace(digits, train=first(digits.train, 300), test=first(digits.test, 20))
-    for module in ("alexnet_cifar10.__main__", "ledger"):
+    for module in ("alexnet_cifar10.__main__", "ledger", "other_models"):
         monkeypatch.setattr(sys.modules[module], "load_images", lambda source: few)
     monkeypatch.setattr(sys, "argv", [])
-    name = "fast-43"
-    assert gpu_check.train([name], tmp_path, few=True)
-    assert f"{name}: accuracy" in capsys.readouterr().out
-    (entry,) = gpu_check.ledger.read_entries(tmp_path / "results")
-    assert (entry.run.name, entry.record["seed"], entry.recipe["name"]) == (name, 43, "fast")
-    assert gpu_check.train([name], tmp_path, few=True)
+    names = ["fast-43", "softmax-42"]
+    assert gpu_check.train(names, tmp_path, few=True)
+    said = capsys.readouterr().out
+    assert all(f"{name}: accuracy" in said for name in names)
+    kept = gpu_check.ledger.read_entries(tmp_path / "results")
+    told = [(entry.run.name, entry.record["seed"], entry.recipe["name"]) for entry in kept]
+    assert told == [("fast-43", 43, "fast"), ("softmax-42", 42, "classic, softmax in forward")]
+    assert gpu_check.train(names, tmp_path, few=True)
     assert capsys.readouterr().out == ""
+
+
+def test_a_network_differs_from_alexnet_in_what_its_name_says(gpu_check):
+    other_models = sys.modules["other_models"]
+    pictures = torch.rand(2, 3, 32, 32)
+
+    def changed(name):
+        torch.manual_seed(1)
+        network = AlexNet()
+        other_models.MODELS[name](network)
+        assert network(pictures).shape == (2, 10), "it trains"
+        return network.eval()
+
+    assert torch.allclose(changed("softmax in forward")(pictures).sum(dim=1), torch.ones(2))
+    assert not any("batch_norm" in key or ".1." in key for key in changed("no BatchNorm").state_dict())
+    pooled = changed("global average pooling")
+    upside_down = pooled.conv_block5[-1](pictures.flip(2))
+    assert torch.allclose(upside_down, pooled.conv_block5[-1](pictures)), "it does not know where something was"
+    kernels = [weight.shape[2:] for weight in changed("1x1 kernels").parameters() if weight.ndim == 4]
+    assert kernels == [(1, 1)] * 5

@@ -30,8 +30,8 @@ def train(
 
     Each of several processes that `parallel.together` has joined calls it, and trains with its share of every batch.
     After Ctrl-C or the stop button all completed epochs are kept. A resumed run gives the numbers of one that never
-    stopped, to the last bit, on the same machine with the same versions and number of threads (tested on CPUs; not yet
-    on CUDA; on MPS nobody promises it). Raises `TrainingError` when the run cannot begin or go on, or a loss is not
+    stopped, to the last bit, on the same machine with the same versions and number of threads (tested on CPUs and an
+    H100; on MPS nobody promises it). Raises `TrainingError` when the run cannot begin or go on, or a loss is not
     finite, and `CheckpointError` for its files.
     """
     device = next(model.parameters()).device

@@ -41,7 +41,8 @@ def here_and_now(device: torch.device, precision: torch.dtype) -> dict[str, Any]
 
 def describe_machine(found: dict[str, Any]) -> str:
     """One line from `machine(device)`."""
-    parts = (found["accelerator"], found["processor"], f"{found['threads']} threads", found["system"])
+    threads = f"{found['threads']} threads" if found["device"] == "cpu" else None
+    parts = (found["accelerator"], found["processor"], threads, found["system"])
     with_what = "Python {python}, torch {torch}".format(**found["versions"])
     return f"{', '.join(filter(None, parts))}; {with_what}; device: {found['device']}"
 
