@@ -194,7 +194,7 @@ def document(folder: Path) -> str:
     report = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
     keys = ["what", "status", "seconds", "result"]
     told = [[str(item.get(key, "–")).replace("|", "/") for key in keys] for item in report["items"].values()]
-    parts = [f"# {describe_machine(report['machine'])}\n", f"{missing(report)}\n"]
+    parts = ["# Measured on a GPU\n", f"{describe_machine(report['machine'])}\n", f"{missing(report)}\n"]
     parts += [ledger.table(keys, told)]
     if entries := ledger.read_entries(folder / "results"):
         parts += ["## Runs\n", ledger.table_of_kinds(entries)]

@@ -109,15 +109,13 @@ LONG = replace(
     FAST,
     name="fast-long",
     epochs=24,
-    batch_size=256,
-    learning_rate=0.05,
+    learning_rate=0.014,
     dropout=(0.0, 0.0, 0.0, 0.0, 0.3),
     momentum=0.9,
-    weight_decay=0.05,
-    others_rate=1.0,
-    whitening=False,
-    shift=4,
-    cutout=10,
+    weight_decay=0.1,
+    others_rate=0.5,
+    shift=3,
+    cutout=8,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (CLASSIC, FAST, LONG)}

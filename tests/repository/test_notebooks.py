@@ -150,7 +150,7 @@ def test_what_is_asked_for_is_trained_saved_and_loaded(tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     record = json.loads((runs / "zwei" / "run.json").read_text(encoding="utf-8"))
     recipe = record["recipe"]
-    assert (recipe["name"], recipe["batch_size"], recipe["cutout"]) == ("fast-long", 32, 10)
+    assert (recipe["name"], recipe["batch_size"], recipe["cutout"]) == ("fast-long", 32, 8)
     assert not recipe["flip"], "a mirrored digit is no digit"
     assert record["data"]["dataset"] == "digits"
     loads = up_to("05_evaluation", "find_or_train_run(", tmp_path)
