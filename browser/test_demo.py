@@ -1,4 +1,4 @@
-"""The page in which a network runs, opened from its file: two runs trained here, and what readers put into it."""
+"""The page in which a network runs, opened from its file: the ready one, two trained here, what readers put in it."""
 
 import io
 import json
@@ -21,6 +21,7 @@ from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import load_images, stratified_split
 from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.notebook.run import ready_run
 from alexnet_cifar10.recipes import choose_recipe
 from alexnet_cifar10.runs import Run, TrainingRun, load_model
 from alexnet_cifar10.train import train
@@ -56,8 +57,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 @pytest.fixture(scope="module")
 def addresses(site_folder: Path, runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Where the page lies with the network of each run, and without any."""
-    found = {"none": f"{site_folder.as_uri()}/docs/demo.html"}
+    """Where the page lies with the ready network and with that of each run."""
+    found = {"ready": f"{site_folder.as_uri()}/docs/demo.html"}
     for data, run in runs.items():
         folder = tmp_path_factory.mktemp(data)
         for part in ("docs", "_static"):
@@ -84,8 +85,7 @@ def open_page(browser: Browser, addresses: dict[str, str]) -> Iterator[Open]:
         page.on("requestfailed", lambda asked: troubles.append(f"failed: {asked.url}"))
         page.on("request", lambda asked: asked.url.startswith("http") and troubles.append(f"a host: {asked.url}"))
         page.goto(addresses[data] + query)
-        if data != "none":
-            expect(page.locator("#verdict")).not_to_be_empty()
+        expect(page.locator("#verdict")).not_to_be_empty()
         return page
 
     yield open_page
@@ -175,10 +175,11 @@ def test_a_run_on_the_digits_shows_digits(open_page: Open, runs: dict[str, Run])
     assert seen[0].equal(seen[1]) and seen[0].equal(seen[2])
 
 
-def test_without_a_network_the_page_says_how_to_put_one_in(open_page: Open) -> None:
-    page = open_page("none")
-    expect(page.locator("#missing")).to_contain_text("make site RUN=runs/latest")
-    expect(page.locator("#network")).to_be_hidden()
+def test_without_a_run_it_is_the_ready_network(open_page: Open) -> None:
+    page, ready = open_page("ready"), ready_run()
+    accuracy = ready.read_record()["result"]["best_valid_accuracy"]
+    expect(page.locator("#network p").first).to_contain_text(f"run {ready.name}: trained on CIFAR-10")
+    expect(page.locator("#network p").first).to_contain_text(f"{accuracy:.4f}")
     expect(page.locator(".highlight-javascript")).to_contain_text("function convolve")
 
 

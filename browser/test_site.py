@@ -19,6 +19,8 @@ PAGES = [
     "README.ko.html",
     "CORRECTIONS.html",
     "CORRECTIONS.ko.html",
+    "weights/README.html",
+    "weights/README.ko.html",
     "results/README.html",
     "docs/demo.html",
     "docs/package.html",

@@ -23,7 +23,8 @@ REPOSITORY = PROJECT["urls"]["Repository"].rstrip("/")
 project = PROJECT["name"]
 html_title = "CIFAR-10 with AlexNet in PyTorch"
 root_doc = "README"
-include_patterns = ["*.md", "notebooks/0*.ipynb", "notebooks/ko/0*.ipynb", "results/README.md", "results/gpu/README.md", "docs/*"]
+include_patterns = ["*.md", "notebooks/0*.ipynb", "notebooks/ko/0*.ipynb", "docs/*"]
+include_patterns += ["results/README.md", "results/gpu/README.md", "weights/README*.md"]
 exclude_patterns = [".*", "build", "datasets", "runs"]  # they hold no pages, only many files to look through
 contents = """
 
@@ -34,8 +35,8 @@ contents = """
 ```
 """
 parts = {
-    "README": "docs/demo\nnotebooks/*\nCORRECTIONS\nresults/README\nresults/gpu/README\ndocs/package\n한국어 <README.ko>",
-    "README.ko": "notebooks/ko/*\nCORRECTIONS.ko",
+    "README": "docs/demo\nnotebooks/*\nCORRECTIONS\nweights/README\nresults/README\nresults/gpu/README\ndocs/package\n한국어 <README.ko>",
+    "README.ko": "notebooks/ko/*\nCORRECTIONS.ko\nweights/README.ko",
 }
 
 extensions = ["myst_nb", "sphinx.ext.autodoc"]

@@ -1,6 +1,7 @@
 """Write a trained network as a script, for the page docs/demo.md in which it runs: `make site RUN=runs/latest`.
 
-BatchNorm is folded into the layer before it, and weights are rounded to int8, times a scale per output channel: 4.5 MB.
+Without RUN it is the ready network of weights/. BatchNorm is folded into the layer before it, and weights are rounded
+to int8, times a scale per output channel: 4.5 MB.
 """
 
 import json
@@ -12,6 +13,7 @@ from torch import Tensor, device, int8, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.notebook.run import ready_run
 from alexnet_cifar10.runs import CheckpointError, Run, find_run, load_model, runs_root
 
 
@@ -53,7 +55,7 @@ def export(run: Run) -> str:
 if __name__ == "__main__":
     out, *names = sys.argv[1:]
     try:
-        script = export(open_run(names[0])) if names else "const NETWORK = null;\n"
+        script = export(open_run(names[0]) if names else ready_run())
     except CheckpointError as error:
         sys.exit(f"No network was put into the page. {error}")
     Path(out).parent.mkdir(parents=True, exist_ok=True)

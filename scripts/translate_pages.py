@@ -17,7 +17,7 @@ from translate.storage.markdown import MarkdownFile
 from translate.storage.po import pofile
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {name: name.replace(".md", ".ko.md") for name in ("README.md", "CORRECTIONS.md")} | {
+PAGES = {name: name.replace(".md", ".ko.md") for name in ("README.md", "CORRECTIONS.md", "weights/README.md")} | {
     f"notebooks/{path.name}": f"notebooks/ko/{path.name}" for path in sorted(ROOT.glob("notebooks/0*.ipynb"))
 }
 NO_WORDS = re.compile(r"`[^`]*`|\$[^$]*\$|\[!\[.*?\]\(.*?\)\]\(.*?\)|\]\(.*?\)|&\w+;")  # code, formulas, badges, links

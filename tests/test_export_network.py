@@ -16,6 +16,7 @@ from PIL import Image
 
 from alexnet_cifar10.data import load_images, stratified_split
 from alexnet_cifar10.model import AlexNet
+from alexnet_cifar10.notebook.run import ready_run
 from alexnet_cifar10.runs import CheckpointError, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,13 +78,13 @@ def test_a_run_is_named_by_folder_by_name_or_as_the_latest(start, runs):
         open_run("runs/third")
 
 
-def test_without_a_run_the_script_says_so_and_a_wrong_name_stops_the_build(tmp_path, monkeypatch):
+def test_without_a_run_it_is_the_ready_network_and_a_wrong_name_stops_the_build(tmp_path, monkeypatch):
     def call(*arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["export_network.py", str(tmp_path / "new" / "weights.js"), *arguments])
         runpy.run_path(str(ROOT / "scripts/export_network.py"), run_name="__main__")
 
     call()
-    assert (tmp_path / "new" / "weights.js").read_text() == "const NETWORK = null;\n"
+    assert (tmp_path / "new" / "weights.js").read_text() == export(ready_run())
     with pytest.raises(SystemExit, match="No network was put into the page. RUN=runs/nobody: there is no best_checkp"):
         call("runs/nobody")
 

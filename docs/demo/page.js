@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(`#demo ${selector}`)];
-const { classes, pictures, run: chooser } = PICTURES[NETWORK?.data ?? "cifar10"];
+const { classes, pictures, run: chooser } = PICTURES[NETWORK.data];
 const square = { x: 16, y: 16 }, place = { x: 16, y: 16 }; // the middles of the grey square and of the window
 let picture, known; // numbers [3 x 32 x 32] in 0..1; what is known of them: label and index, if anything
 let first, answer; // the first layer; what `forward` gave, with its `pixels` and `seconds`
@@ -173,11 +173,12 @@ function write(problem) {
   const title = document.querySelector("h1"), values = { ...NETWORK, chooser, ...known };
   $("demo").lang = title.lang = language;
   title.firstChild.data = text("title");
-  if (NETWORK) Object.assign(values, { data: text(NETWORK.data), accuracy: NETWORK.accuracy.toFixed(4) });
+  Object.assign(values, { data: text(NETWORK.data), accuracy: NETWORK.accuracy.toFixed(4) });
   all("[data-text]").forEach((element) => (element.textContent = text(element.dataset.text, values)));
   all("[data-label]").forEach((element) => (element.ariaLabel = text(element.dataset.label)));
   all(".languages button").forEach((button) => (button.ariaPressed = button.value === language));
   all("#pictures img").forEach((image, i) => (image.alt = nameOf(pictures[i].label)));
+  $("lesson").href = `../notebooks/${language === "ko" ? "ko/" : ""}03_model_shapes.html`;
   $("camera").textContent = text($("video").hidden ? "camera" : "shoot");
   $("problem").textContent = problem ? text(problem) : "";
   $("source").textContent = known ? text(`source${pictures.indexOf(known) % 3}`, values) : "";
@@ -265,6 +266,5 @@ all(".languages button").forEach((button) => (button.onclick = () => {
   language = button.value;
   write();
 }));
-$(NETWORK ? "network" : "missing").hidden = false;
-if (NETWORK) begin();
+begin();
 write();
