@@ -36,7 +36,6 @@ network of this tutorial (AlexNet for 32x32 pixels, 4 510 794 weights) in `float
 | what | value | note |
 | --- | --- | --- |
 | file | `{file}` | |
-| sha256 | `{digest}` | |
 | run | [`{name}`](../results/{name}/) | its records |
 | trained on | {label} | {train} of the 50 000 training images |
 | recipe | `{recipe}` | |
@@ -48,12 +47,16 @@ network of this tutorial (AlexNet for 32x32 pixels, 4 510 794 weights) in `float
 | validation accuracy with weights in `float16` | {half:.4f} | the three above are those in `float32` |
 | answers that `float16` changes | {changed} | of the 10 000 validation images |
 | machine | `{machine}` | |
-| made again by | `{command}` | |
-| then by | `python scripts/ledger.py --keep {name}` | |
-| and by | `python scripts/keep_weights.py {name}` | |
 
 ±: two standard errors, about a 95 % interval. It shows what the choice of the images may do, not what another
-seed would give.
+seed would give. These commands make the file again, and its digest:
+
+```sh
+{command}
+python scripts/ledger.py --keep {name}
+python scripts/keep_weights.py {name}
+sha256sum weights/{file}  # {digest}
+```
 
 ## Use
 

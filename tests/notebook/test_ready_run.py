@@ -34,7 +34,7 @@ def photographs():
 def test_the_card_is_that_of_the_weights():
     card = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256(FILE.read_bytes()).hexdigest() == SHA256
-    assert f"`{SHA256}`" in card
+    assert f"# {SHA256}\n" in card
     run = ready_run()
     assert READY == f"{run.read_record()['recipe']['name']}.safetensors"
     kept = ROOT / "results" / run.name
