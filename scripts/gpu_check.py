@@ -5,7 +5,7 @@ In a clone on that machine (Linux), with PyTorch, torchvision, scikit-learn, Ten
     python -m pip install papermill ipykernel nbval torchinfo filelock
     export PYTHONPATH=src CIFAR10_ROOT=~/cifar10           # without the folder of CIFAR-10 it is downloaded
     python scripts/gpu_check.py out                        # what was measured, as JSON and records; --minutes 14
-    python scripts/gpu_check.py --table out > results/gpu.md
+    python scripts/gpu_check.py --table out                # the same as Markdown, such as results/gpu/README.md
 
 Has it no network? `python -m pip download -d wheels papermill ipykernel nbval torchinfo filelock` on one with the same
 Python, and there `python -m pip install --no-index --find-links wheels ...`. Without a GPU, or with --few, the same
@@ -29,12 +29,11 @@ from typing import Any
 
 import ledger
 import torch
-from other_models import experiments, train_other
+from other_models import experiments, recipe_of, train_run
 
-from alexnet_cifar10.__main__ import start
 from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.device import deterministic, pick_device
-from alexnet_cifar10.recipes import FAST, choose_recipe
+from alexnet_cifar10.recipes import FAST
 from alexnet_cifar10.runs import CheckpointError, TrainingError, describe_machine, git_commit, machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,26 +122,16 @@ def in_time(command: list[str], seconds: float, log: Path) -> str:
 def train(names: list[str], folder: Path, few: bool) -> bool:
     """Train the runs without a record here, the shortest first, and keep their records as the ledger does."""
     os.environ["RUNS_ROOT"] = str(folder / "runs")
-    runs, good = [], True
-    for name in names:
-        kind, _, seed = name.rpartition("-")
-        values = {key: value for key, value in experiments()[kind].items() if key != "seeds"}
-        values |= {"data": "digits", "epochs": 1} if few else {"data": "cifar10"}
-        recipe = choose_recipe(values["recipe"], epochs=values.get("epochs"), **values.get("changes", {}))
-        steps = recipe.epochs / values.get("batch_size", recipe.batch_size)
-        runs.append((steps, name, {**values, "seed": int(seed), "run_name": name}))
-    for _, name, values in sorted(runs, key=lambda run: run[:2]):
-        if (folder / "results" / name / "test.json").exists():
+    data, known, results, good = "digits" if few else "cifar10", experiments(), folder / "results", True
+    runs = {name: known[name.rpartition("-")[0]] | ({"epochs": 1} if few else {}) for name in names}
+
+    recipes = {name: recipe_of(values, data) for name, values in runs.items()}
+    for name in sorted(names, key=lambda name: (recipes[name].epochs / recipes[name].batch_size, name)):
+        if (results / name / "test.json").exists():
             continue
         try:
-            if "model" in values:
-                train_other(**values, results=folder / "results")
-            else:
-                words = [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-                sys.argv = ["alexnet_cifar10", "--resume", *words]
-                start()
-                ledger.keep(name, folder / "results")
-        except (SystemExit, CheckpointError, DataError, TrainingError) as error:  # the others may still do
+            train_run(name, runs[name], data, results)
+        except (CheckpointError, DataError, TrainingError) as error:  # the others may still do
             print(f"{name} was not kept: {error}", flush=True)
             good = False
     return good
@@ -209,16 +198,13 @@ def document(folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure this project on a GPU.")
-    out = os.environ.get("OUT")
-    parser.add_argument("folder", type=Path, nargs="?", default=out, help="for what is measured; else $OUT")
+    parser.add_argument("folder", type=Path, help="for what is measured")
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--few", action="store_true", help="a few images, to see that it runs")
     parser.add_argument("--table", action="store_true", help="print what is in the folder, as Markdown")
     parser.add_argument("--train", nargs="+", metavar="NAME-SEED", help=argparse.SUPPRESS)  # an item, in its process
     parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.folder:
-        parser.error("name a folder for what is measured.")
     folder, few = options.folder.resolve(), options.few or pick_device().type == "cpu"
     folder.mkdir(parents=True, exist_ok=True)
     if options.train:

@@ -160,10 +160,16 @@ def read_entries(folder: Path) -> list[Entry]:
     return entries
 
 
+def read_experiments() -> dict[str, list[dict[str, Any]]]:
+    """The groups of experiments/experiments.toml: `group`, whose runs are recorded, and `waiting`."""
+    return {"waiting": [], **tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))}
+
+
 def of_machine(entries: list[Entry], kind: str) -> list[Entry]:
     """The runs on the machine that most runs of this kind are from: times and digits depend on it."""
     machines = Counter(entry.machine for entry in entries if entry.kind == kind)
-    return [entry for entry in entries if entry.machine == max(machines, key=machines.__getitem__, default=None)]
+    usual = max(machines, key=machines.__getitem__, default=None)
+    return [entry for entry in entries if entry.machine == usual]
 
 
 def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
@@ -204,9 +210,10 @@ def tested(entries: list[Entry], key: str, digits: int) -> str:
 
 def figures(same: list[Entry], digits: int) -> list[str]:
     """Of runs that differ only in their seed: seeds, epochs, accuracy on validation, first 1000 and all test images."""
-    seeds = [entry.record["seed"] for entry in same]
+    seeds = sorted(entry.record["seed"] for entry in same)
+    is_long_row = len(seeds) > 3 and seeds == list(range(seeds[0], seeds[-1] + 1))
     return [
-        f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 3 else ", ".join(map(str, seeds)),
+        f"{seeds[0]}–{seeds[-1]}" if is_long_row else ", ".join(map(str, seeds)),
         ", ".join(sorted({str(entry.record["result"]["epochs"]) for entry in same})),
         spread([entry.valid for entry in same], digits),
         tested(same, "first_1000", 3),
@@ -224,18 +231,8 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | None = None) -> str:
     """A row for runs that differ only in their seed; `fast`: the validation accuracies to subtract theirs from."""
-    head = [
-        "recipe",
-        "data",
-        "images",
-        "seeds",
-        "epochs",
-        "validation",
-        "test, first 1000",
-        "test, all",
-        "minutes",
-        "on",
-    ]
+    head = ["recipe", "data", "images", "seeds", "epochs", "validation"]
+    head += ["test, first 1000", "test, all", "minutes", "on"]
     rows = []
     for same in by_kind(entries):
         times = spread([entry.minutes for entry in same], 1)
@@ -495,7 +492,7 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
 def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]) -> str:
     """The text of results/README.md: a table for each question that the experiments answer."""
     parts, left = [HEAD], entries
-    experiments = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
+    experiments = read_experiments()
     for group in experiments["group"]:
         runs = {f"{name}-{seed}" for name, values in group["runs"].items() for seed in values["seeds"]}
         parts += [f"## {group['question']}\n", f"{group['design']}\n"]
@@ -510,7 +507,7 @@ def document(entries: list[Entry], benchmarks: list[tuple[Path, dict[str, Any]]]
         with (ROOT / "results" / name).open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
         parts += [said, table(head, rows)]
-    waiting = (f"- **{group['question']}** {group['design']}" for group in experiments.get("waiting", []))
+    waiting = (f"- **{group['question']}** {group['design']}" for group in experiments["waiting"])
     parts += ["## Not measured yet\n", *waiting, ""]
     if left:
         parts += ["## Other runs\n", table_of_kinds(left)]

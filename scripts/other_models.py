@@ -1,10 +1,9 @@
-"""Train networks that are `AlexNet` but for one thing, to see what it is good for; their records go to results/.
+"""Train runs of experiments/experiments.toml, also on networks that are `AlexNet` but for one thing (their `model`).
 
-.venv/bin/python scripts/other_models.py no-batch-norm-42   trains a run of experiments/experiments.toml with a `model`
+.venv/bin/python scripts/other_models.py no-batch-norm-42    and keep its record in results/
 """
 
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,9 @@ from alexnet_cifar10.batches import DeviceLoader, training_batches
 from alexnet_cifar10.data import load_images, stratified_split
 from alexnet_cifar10.device import pick_device, seed_everything
 from alexnet_cifar10.model import AlexNet
-from alexnet_cifar10.recipes import choose_recipe
+from alexnet_cifar10.recipes import Recipe, choose_recipe
 from alexnet_cifar10.runs import TrainingRun
 from alexnet_cifar10.train import train
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class GlobalAveragePooling(nn.Module):
@@ -61,36 +58,34 @@ MODELS: dict[str, Callable[[AlexNet], None]] = {
 
 def experiments() -> dict[str, dict[str, Any]]:
     """The parameters and seeds of the ledger's runs, by name, also of those that wait to be trained."""
-    file = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
+    file = ledger.read_experiments()
     return {name: values for group in file["group"] + file["waiting"] for name, values in group["runs"].items()}
 
 
-def train_other(
-    model: str,
-    recipe: str,
-    seed: int,
-    run_name: str,
-    data: str = "cifar10",
-    results: Path = ledger.RESULTS,
-    **changes: Any,
-) -> None:
-    """What notebook 4 does, with the network that `MODELS` calls `model`; the record's recipe is named after both."""
-    device, images = pick_device(), load_images(data)
+def recipe_of(values: dict[str, Any], dataset: str = "cifar10") -> Recipe:
+    """What a run of `experiments` is trained with; on another network, its recipe is named after both."""
+    own = {key: value for key, value in values.items() if key not in ("recipe", "model", "changes", "seeds")}
+    recipe = choose_recipe(values["recipe"], dataset, **own, **values.get("changes", {}))
+    return replace(recipe, name=f"{recipe.name}, {values['model']}") if "model" in values else recipe
+
+
+def train_run(name: str, values: dict[str, Any], data: str = "cifar10", results: Path = ledger.RESULTS) -> None:
+    """What notebook 4 does, for the run `name` (which ends with its seed), and keep its record. Raises as they do."""
+    device, images, seed = pick_device(), load_images(data), int(name.rpartition("-")[2])
     train_part, valid_part = stratified_split(images.train.targets)
-    chosen = replace(choose_recipe(recipe, images.provenance.dataset, **changes), name=f"{recipe}, {model}")
-    train_loader = training_batches(images.train, train_part, chosen, device=device, seed=seed)
+    recipe = recipe_of(values, images.provenance.dataset)
+    train_loader = training_batches(images.train, train_part, recipe, device=device, seed=seed)
     valid_loader = DeviceLoader(images.train, valid_part, batch_size=250, device=device)
     seed_everything(seed)
-    network = AlexNet(chosen.dropout)
-    MODELS[model](network)
-    run = TrainingRun(images.provenance, run_name, resume=True)
-    train(network.to(device), train_loader, valid_loader, chosen, run)
+    network = AlexNet(recipe.dropout)
+    if "model" in values:
+        MODELS[values["model"]](network)
+    run = TrainingRun(images.provenance, name, resume=True)
+    train(network.to(device), train_loader, valid_loader, recipe, run)
     network.load_state_dict(torch.load(run.best_checkpoint, map_location=device, weights_only=True))
-    ledger.keep(run_name, results, network)
+    ledger.keep(name, results, network)
 
 
 if __name__ == "__main__":
     for asked in sys.argv[1:]:
-        kind, _, number = asked.rpartition("-")
-        of_run = {key: value for key, value in experiments()[kind].items() if key != "seeds"}
-        train_other(**of_run, seed=int(number), run_name=asked)
+        train_run(asked, experiments()[asked.rpartition("-")[0]])

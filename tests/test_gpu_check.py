@@ -51,9 +51,8 @@ def test_runs_are_kept_as_the_ledger_keeps_them_and_not_made_twice(
         return ImageDataset(images.data[:count], images.targets[:count], images.classes)
 
     few = replace(digits, train=first(digits.train, 300), test=first(digits.test, 20))
-    for module in ("alexnet_cifar10.__main__", "ledger", "other_models"):
+    for module in ("ledger", "other_models"):
         monkeypatch.setattr(sys.modules[module], "load_images", lambda source: few)
-    monkeypatch.setattr(sys, "argv", [])
     names = ["fast-43", "softmax-42"]
     assert gpu_check.train(names, tmp_path, few=True)
     said = capsys.readouterr().out

@@ -285,7 +285,7 @@ def precision(request, monkeypatch):
 
 
 def test_fast_repeats_and_resumes_to_the_last_bit_in_every_precision(precision, start):
-    few = {"images": 6, "valid": range(20, 22), "epochs": 2, "whitening": True, "others_rate": 0.25}
+    few = {"images": 6, "valid": range(20, 22), "epochs": 2}
     whole = start(base=LONG, **few, run_name="whole")  # all that FAST has, and more
     assert whole.read_record()["precision"] == str(precision).removeprefix("torch.")
     start(base=LONG, **few, loader=interrupted_in(2))

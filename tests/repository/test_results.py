@@ -13,6 +13,7 @@ import gpu_check
 import ledger
 import nbformat
 import pytest
+from other_models import recipe_of
 
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.recipes import RECIPES, Recipe, choose_recipe
@@ -102,11 +103,7 @@ def test_the_records_are_those_of_the_experiments():
     experiments = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
     recipes = {}
     for name, values in (item for group in experiments["group"] for item in group["runs"].items()):
-        asked = {key: value for key, value in values.items() if key not in ("recipe", "seeds", "changes", "model")}
-        recipe = choose_recipe(values["recipe"], **asked, **values.get("changes", {}))
-        if "model" in values:
-            recipe = replace(recipe, name=f"{values['recipe']}, {values['model']}")
-        recipes |= {f"{name}-{seed}": (recipe.as_record(), seed) for seed in values["seeds"]}
+        recipes |= {f"{name}-{seed}": (recipe_of(values).as_record(), seed) for seed in values["seeds"]}
     assert recipes == {entry.run.name: (entry.recipe, entry.record["seed"]) for entry in ENTRIES}
 
 
@@ -203,6 +200,13 @@ def test_seeds_stand_together_with_their_mean_and_spread(folder, capsys):
     assert "| 40,000 | 1, 2 | 2 | 0.8200 (0.8100–0.8300) | – | – | 1.5 (1.0–2.0) |" in rows[0]
     assert "| 4,000 | 1 | 2 |" in rows[2], "another number of images is another kind of run"
     assert "'g'" in err, "a damaged record is named, and does not hide the others"
+
+
+@pytest.mark.parametrize(("seeds", "told"), [((1, 2, 3, 4), "1–4"), ((1, 2, 3, 7), "1, 2, 3, 7"), ((1, 2), "1, 2")])
+def test_many_seeds_are_told_as_a_range_only_if_none_is_left_out(seeds, told, folder):
+    entry = ledger.read_entries(folder)[0]
+    same = [replace(entry, record=entry.record | {"seed": seed}) for seed in reversed(seeds)]
+    assert ledger.figures(same, 3)[0] == told
 
 
 @pytest.mark.parametrize("name", ["a;touch x", "$(x)", "with space"])
