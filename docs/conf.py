@@ -35,7 +35,8 @@ contents = """
 ```
 """
 parts = {
-    "README": "docs/demo\nnotebooks/*\nCORRECTIONS\nweights/README\nresults/README\nresults/gpu/README\ndocs/package\n한국어 <README.ko>",
+    "README": "docs/demo\nnotebooks/*\nCORRECTIONS\nweights/README\nresults/README\nresults/gpu/README\n"
+    "docs/package\n한국어 <README.ko>",
     "README.ko": "notebooks/ko/*\nCORRECTIONS.ko\nweights/README.ko",
 }
 

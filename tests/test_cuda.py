@@ -41,9 +41,7 @@ def test_the_same_command_and_a_resumed_run_give_the_same_bytes(recipe, precisio
 
 def test_batches_are_those_of_the_processor(digits):
     def batches(device):
-        return [batch for batch in training_batches(digits.train, range(300), LONG, device=device)]
+        return list(training_batches(digits.train, range(300), LONG, device=device))
 
-    for (images, labels), (same_images, same_labels) in zip(
-        batches(CUDA), batches(torch.device("cpu")), strict=True
-    ):
+    for (images, labels), (same_images, same_labels) in zip(batches(CUDA), batches(torch.device("cpu")), strict=True):
         assert images.is_cuda and torch.equal(images.cpu(), same_images) and torch.equal(labels.cpu(), same_labels)
