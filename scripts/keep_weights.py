@@ -41,7 +41,7 @@ network of this tutorial (AlexNet for 32x32 pixels, 4 510 794 weights) in `float
 | recipe | `{recipe}` | |
 | seed | {seed} | |
 | epoch | {epoch} / {epochs} | the one with the highest validation accuracy |
-| accuracy, 10 000 validation images | {valid:.4f} ± {valid_error:.4f} | a little too high: they chose the epoch |
+| accuracy, 10 000 validation images | {valid:.4f} ± {valid_error:.4f} | a little too high: they chose the recipe |
 | accuracy, first 1000 test images | {first:.3f} ± {first_error:.3f} | official pixels |
 | accuracy, all 10 000 test images | {test:.4f} | {test_label} |
 | validation accuracy with weights in `float16` | {half:.4f} | the three above are those in `float32` |
@@ -76,8 +76,8 @@ What goes in: `float32` `[N, 3, 32, 32]`, red, green and blue from 0 to 1. What 
 ## What it must not be used for
 
 It knows ten classes, in small photographs such as CIFAR-10 has, and gives one of the ten for any picture. Its
-probabilities are no measure of doubt (notebook 5), and a few pixels of shift or a grey square change answers
-(notebooks 5 and 8). Nothing that matters to a person should hang on it.
+probabilities are no measure of doubt, and a few pixels of shift or a grey square change answers: notebooks 5 and 8
+measure both, for your own run or for these weights. Nothing that matters to a person should hang on it.
 
 The photographs were collected from the web, and the authors of CIFAR-10 had them sorted into its classes
 ([Krizhevsky 2009](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf)). We know of nobody who asked the

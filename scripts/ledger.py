@@ -49,18 +49,18 @@ on the machine that the run names. It was now and then busy with other work: whe
 much longer than its neighbours, this is the likely reason.
 """
 
-TRIALS = """## What was tried for `fast`, and what did not help
+TRIALS = """## What was tried for `fast`
 
-Trials on the way to two epochs, with one seed each, so differences under about 0.003 may be chance; all else as in
-`fast`. They were made with code that is not kept, on two cores of another machine: no command here makes them again.
-The last but one is close to what `fast` became.
+Trials on the way to two epochs, with one seed each, so differences under about 0.005 may be chance (ten seeds of `fast`
+differ by as much); all else as in `fast`. They were made with code that is not kept, on two cores of another machine:
+no command here makes them again. The last but one is close to what `fast` became.
 """
 
 LONG_TRIALS = """## What was tried for `fast-long`
 
 24 epochs and seed 42 each, on an NVIDIA H100, seven at a time, by a script that is not kept; differences under about
-0.003 may be chance. All start from: batches of 256, rate 0.02, momentum 0.9, weight decay 0.025, others_rate 0.5,
-whitening, shift 3, cutout 8, dropout 0.3 before the last layer, smoothing 0.1.
+0.005 may be chance, as with `fast`. All start from: batches of 256, rate 0.02, momentum 0.9, weight decay 0.025,
+others_rate 0.5, whitening, shift 3, cutout 8, dropout 0.3 before the last layer, smoothing 0.1.
 """
 
 SPEED = """## How fast a machine is
@@ -114,8 +114,8 @@ class Entry:
 
     @property
     def where(self) -> tuple[Any, ...]:
-        """What two runs must share, so that only their recipes differ."""
-        return (*self.images, self.machine, self.record["seed"])
+        """What two runs must share, so that only their recipes and seeds differ."""
+        return (*self.images, self.machine)
 
     @property
     def valid(self) -> float:
@@ -230,7 +230,7 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | None = None) -> str:
-    """A row for runs that differ only in their seed; `fast`: the validation accuracies to subtract theirs from."""
+    """A row for runs that differ only in their seed; `fast`: the mean accuracies to subtract theirs from."""
     head = ["recipe", "data", "images", "seeds", "epochs", "validation"]
     head += ["test, first 1000", "test, all", "minutes", "on"]
     rows = []
@@ -245,13 +245,17 @@ def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | No
 
 
 def of_fast(entries: list[Entry]) -> dict[tuple[Any, ...], float]:
-    """The validation accuracies of `fast` as it stands, by images, machine and seed."""
-    return {entry.where: entry.valid for entry in entries if entry.recipe == FAST.as_record()}
+    """The mean validation accuracy of all seeds of `fast` as it stands, by images and machine."""
+    accuracies: dict[tuple[Any, ...], list[float]] = {}
+    for entry in entries:
+        if entry.recipe == FAST.as_record():
+            accuracies.setdefault(entry.where, []).append(entry.valid)
+    return {where: mean(values) for where, values in accuracies.items()}
 
 
 def by_chance(entries: list[Entry]) -> float:
     """What the seeds of `fast` differ by on one machine, which is chance alone; 0 for one seed."""
-    accuracies = of_fast(of_machine(entries, "fast")).values()
+    accuracies = [entry.valid for entry in of_machine(entries, "fast") if entry.recipe == FAST.as_record()]
     return max(accuracies) - min(accuracies)
 
 
@@ -269,7 +273,7 @@ def in_its_place(key: str, usual: str, instead: str) -> str:
 
 
 def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], list[float]]]:
-    """(value, what it is in `fast`, what it was changed to, validation accuracies, what `fast` gains, seed by seed).
+    """(value, what it is in `fast`, what it was changed to, validation accuracies, what the mean of `fast` gains).
 
     One row for each recipe that differs from `fast` in a single value, trained on the same images and machine.
     """
@@ -279,11 +283,12 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
     for same in by_kind(entries):
         recipe = same[0].recipe  # a value that is None belongs to the optimiser or schedule that was changed
         changed = [key for key in fast if key != "name" and recipe[key] is not None and recipe[key] != fast[key]]
-        pairs = [(entry.valid, standard[entry.where]) for entry in same if entry.where in standard]
-        if recipe["name"] == "fast" and len(changed) == 1 and changed != ["epochs"] and pairs:
+        is_ablation = recipe["name"] == "fast" and len(changed) == 1 and changed != ["epochs"]
+        if is_ablation and same[0].where in standard:
             (key,) = changed
-            gains = [with_it - without for without, with_it in pairs]
-            rows.append((key, in_words(fast[key]), in_words(recipe[key]), [without for without, _ in pairs], gains))
+            values = [entry.valid for entry in same]
+            gains = [standard[same[0].where] - value for value in values]
+            rows.append((key, in_words(fast[key]), in_words(recipe[key]), values, gains))
     return sorted(rows, key=lambda row: -mean(row[4]))
 
 
@@ -382,7 +387,11 @@ def ablation_in_words(entries: list[Entry]) -> str:
         said.setdefault(told, []).append(in_its_place(key, usual, instead))
     most = "; ".join(f"{in_its_place(*row[:3])} ({mean(row[4]):.3f})" for row in rows if mean(row[4]) >= 0.01)
     most = f"Most is lost with {most}. With each of the others: less than 0.01.\n\n" if most else ""
-    alone = f"By chance alone, the seeds of `fast` differ by {chance:.4f}. Against that:\n\n" if chance else ""
+    alone = (
+        f"By chance alone, the seeds of `fast` differ by {chance:.4f}. What each run loses against their mean:\n\n"
+        if chance
+        else ""
+    )
     words = "\n".join(f"- {told}: {'; '.join(names)}." for told, names in said.items())
     numbers = f"<details><summary>The numbers</summary>\n\n{table_of_ablation(entries)}\n</details>"
     return f"{most}{alone}{words}\n\n{numbers}"
@@ -395,7 +404,7 @@ def tally_of_bits(entries: list[Entry]) -> str:
     epochs = mean(entry.record["result"]["epochs"] for entry in entries if entry.kind == "classic")
     return (
         f"**Tally:** `classic` took {in_minutes(classic)} minutes, `fast` takes {in_minutes(fast)}, and "
-        f"{in_minutes(slow)} with 32 bits. So half the bits make it {slow / fast:.1f} times as fast. "
+        f"{in_minutes(slow)} with 32 bits. So half the bits make it {slow / fast:.1f} times as fast on this processor. "
         f"The rest is mostly {FAST.epochs} epochs in place of {epochs:.0f}."
     )
 
@@ -419,10 +428,11 @@ def tally_of_muon(entries: list[Entry]) -> str:
             which[best] = f"{which.get(best, best)}, the best of {len(tried)} rates"
         for rate in [rate for rate in which if rate in tried]:
             seeds, _, reached, *_ = figures(tried[rate], 3)
-            told.append(f"- {name} with {which[rate]}: {reached}, seeds {seeds}")
-    return "\n".join(
-        [f"**Tally:** the validation accuracy, all after the same {FAST.epochs} epochs, on an {muon[0].chip}.\n", *told]
-    )
+            told.append(
+                f"- {name} with {which[rate]}: {reached}, {'seeds' if len(tried[rate]) > 1 else 'seed'} {seeds}"
+            )
+    same_epochs = f"all after the same {FAST.epochs} epochs (not the same time), on an {muon[0].chip}"
+    return "\n".join([f"**Tally:** the validation accuracy, {same_epochs}.\n", *told])
 
 
 # Cells of notebooks that are written from the records, by what their metadata say under "generated".

@@ -69,7 +69,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The layout of image tensors on `device`: channels last on CPU and CUDA, which is faster; else contiguous.
+    """The layout of image tensors on `device`: channels last on CPU and CUDA, as PyTorch advises; else contiguous.
 
     On MPS, PyTorch before mid-2026 computes wrong gradients of batch normalisation with channels last, or stops
     (github.com/pytorch/pytorch/issues/175189).
