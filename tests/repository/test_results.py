@@ -36,7 +36,7 @@ def text_of(name):
     if not name.endswith(".ipynb"):
         return (ROOT / name).read_text(encoding="utf-8")
     cells = nbformat.read(ROOT / name, as_version=4).cells
-    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def printed(name):
@@ -140,6 +140,31 @@ def test_no_accuracy_is_stated_that_nobody_measured(name):
         given |= set(re.findall(r"\d\.\d{3,4}", printed(Path(name).stem)))
     stated = set(re.findall(r"(?<![\d.])0\.[1-9]\d{2,3}(?!\d)", text_of(name)))
     assert stated - given - CITED == set()
+
+
+# "In this run" a text gives numbers that no cell printed: they stand in a figure, come from a solution, or are the
+# difference of two that were printed.
+NOT_PRINTED = {
+    "02_visualization": {"4.2"},
+    "05_evaluation": {"0.54", "0.47", "0.43", "5.8", "9.1", "0.053", "0.78", "0.76"},
+    "07_faster": {"0.37", "0.14"},
+    "08_what_it_sees": {"0.11", "0.49", "0.13"},
+}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_the_text_says_of_this_run_is_what_its_cells_printed(name):
+    """Or rounded, or a share as a percentage."""
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", printed(Path(name).stem))]
+    others = CITED | NOT_PRINTED.get(Path(name).stem, set())
+    others |= {f"{entry.valid:.3f}" for entry in ENTRIES} | {f"{entry.test['first_1000']:.3f}" for entry in ENTRIES}
+    for paragraph in re.split(r"\n\s*\n", text_of(name)):
+        if re.search("In th(is|e) run", paragraph):
+            text = re.sub(r"\]\([^)]*\)|`[^`]*`", "", paragraph)
+            for said in re.findall(r"(?<![\d.,-])\d+\.\d+|\d+(?= %)", text):
+                digits = len(said.partition(".")[2])
+                shown = {f"{scale * number:.{digits}f}" for number in numbers for scale in (1, 100)}
+                assert said in shown | others, paragraph
 
 
 def generated(path):
