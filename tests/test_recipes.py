@@ -104,6 +104,13 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do(change):
         replace(CLASSIC, **change)
 
 
+@pytest.mark.parametrize("field", ["flip", "whitening", "autocast"])
+@pytest.mark.parametrize("value", ["false", 1, None])
+def test_a_switch_is_true_or_false(field, value):
+    with pytest.raises(ValueError, match=f"{field} = {value!r}: it can be True or False."):
+        replace(FAST, **{field: value})
+
+
 @pytest.mark.parametrize(("recipe", "field", "values"), [
     (CLASSIC, "epochs", [0, 1.5, None]),
     (CLASSIC, "batch_size", [1, 16.0]),

@@ -59,6 +59,8 @@ class Recipe:
 def check_value(name: str, value: Any) -> None:
     """Raises `ValueError` for a value that is none of the names, or out of the range, beside its type in `Recipe`."""
     hint = Recipe.__annotations__[name]
+    if hint is bool and not isinstance(value, bool):  # the text "false" would count as True
+        raise ValueError(f"{name} = {value!r}: it can be True or False.")
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ValueError(f"{name} = {value!r}: it can be one of {', '.join(get_args(hint))}.")
     if get_origin(hint) is Annotated and value != getattr(Recipe, name, ...):  # a default is in order
