@@ -601,9 +601,35 @@ def ablation() -> Figure:
     return sheet.figure
 
 
+def batch_sizes() -> Figure:
+    sheet, sizes = paper(470), ledger.by_batch_size(ENTRIES)
+    usual = {size: rates[CLASSIC.learning_rate] for size, rates in sizes.items()}
+    best = {size: rates[ledger.best_rate(rates)] for size, rates in sizes.items()}
+    ((data, chip),) = {(entry.images[0], entry.chip) for same in usual.values() for entry in same}
+    write(sheet, 24, 34, "Which batch size trains best?", TITLE, weight="bold")
+    write(sheet, 24, 66, f"{data}; {chip}; a dot is a run, a line joins their means", SMALL, color=FAINT)
+    write(sheet, 24, 104, "validation accuracy", SMALL)
+    write(sheet, 430, 104, "seconds an epoch", SMALL)
+    left, right = (chart(sheet, x, 126, x + 310, 400, xlabel="batch size") for x in (84, 474))
+    for axis, runs, figure, colour, mark, line, label in (
+        (left, best, "valid", BLUE, "o", "-", "best rate tried"),
+        (left, usual, "valid", ORANGE, "s", "--", f"rate {CLASSIC.learning_rate}"),
+        (right, usual, "seconds_per_epoch", GREY, "o", "-", None),
+    ):
+        values = {size: [getattr(entry, figure) for entry in same] for size, same in runs.items()}
+        axis.plot(list(values), list(map(mean, values.values())), line, color=colour, linewidth=2.2, label=label)
+        for size, dots in values.items():
+            axis.plot([size] * len(dots), dots, mark, color=colour, markersize=7, alpha=0.7)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(sizes), labels=map(str, sizes))
+    left.legend(fontsize=points(SMALL), frameon=False)
+    right.set_ylim(bottom=0)
+    return sheet.figure
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
-PICTURES = (network, kernel, field, data, loop, checkpoint, bits, which_epoch, recipes, longer, ablation)
+PICTURES = (network, kernel, field, data, loop, checkpoint, bits, which_epoch, recipes, longer, ablation, batch_sizes)
 
 
 def draw_all(folder: Path) -> list[Path]:

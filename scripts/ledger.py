@@ -27,7 +27,7 @@ from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.device import memory_format, pick_device
 from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.notebook.parameters import OF_RECIPE
-from alexnet_cifar10.recipes import FAST, RECIPES, VALUES_OF, Recipe
+from alexnet_cifar10.recipes import CLASSIC, FAST, RECIPES, VALUES_OF, Recipe
 from alexnet_cifar10.runs import CheckpointError, Run, describe_machine, load_model, machine, runs_root
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,6 +124,10 @@ class Entry:
     @property
     def minutes(self) -> float:
         return self.record["result"]["seconds"] / 60
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        return self.record["result"]["seconds"] / self.record["result"]["epochs"]
 
     @property
     def kind(self) -> str:
@@ -435,12 +439,40 @@ def tally_of_muon(entries: list[Entry]) -> str:
     return "\n".join([f"**Tally:** the validation accuracy, {same_epochs}.\n", *told])
 
 
+def by_batch_size(entries: list[Entry]) -> dict[int, dict[float, list[Entry]]]:
+    """Batch size -> highest learning rate -> the runs of the experiment on batch sizes, one for each seed."""
+    sizes: dict[int, dict[float, list[Entry]]] = {}
+    for entry in entries:
+        if entry.run.name.startswith("batch-"):
+            rates = sizes.setdefault(entry.recipe["batch_size"], {})
+            rates.setdefault(entry.recipe["learning_rate"], []).append(entry)
+    return dict(sorted(sizes.items()))
+
+
+def best_rate(rates: dict[float, list[Entry]]) -> float:
+    """The one of the highest validation accuracy, by the seed that was trained with all of them."""
+    return max(rates, key=lambda rate: min(rates[rate], key=lambda entry: entry.record["seed"]).valid)
+
+
+def tally_of_batches(entries: list[Entry]) -> str:
+    """What each batch size reached, for a notebook: with the rate of the original, and with the best rate tried."""
+    usual, rows = CLASSIC.learning_rate, []
+    for size, rates in by_batch_size(entries).items():
+        reached = {rate: spread([entry.valid for entry in same], 3) for rate, same in rates.items()}
+        seconds = spread([entry.seconds_per_epoch for entry in rates[usual]], 0)
+        best = best_rate(rates)
+        rows.append([str(size), reached[usual], str(best), reached[best], seconds])
+    head = ["batch size", f"accuracy with rate {usual}", "best rate tried", "accuracy with it", "seconds an epoch"]
+    return table(head, rows)
+
+
 # Cells of notebooks that are written from the records, by what their metadata say under "generated".
 GENERATED: dict[str, Callable[[list[Entry]], str]] = {
     "recipes": table_of_recipes,
     "ablation": ablation_in_words,
     "tally of bits": tally_of_bits,
     "tally of Muon": tally_of_muon,
+    "tally of batches": tally_of_batches,
 }
 
 
