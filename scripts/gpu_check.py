@@ -124,7 +124,6 @@ def train(names: list[str], folder: Path, few: bool) -> bool:
     os.environ["RUNS_ROOT"] = str(folder / "runs")
     data, known, results, good = "digits" if few else "cifar10", experiments(), folder / "results", True
     runs = {name: known[name.rpartition("-")[0]] | ({"epochs": 1} if few else {}) for name in names}
-
     recipes = {name: recipe_of(values, data) for name, values in runs.items()}
     for name in sorted(names, key=lambda name: (recipes[name].epochs / recipes[name].batch_size, name)):
         if (results / name / "test.json").exists():

@@ -180,8 +180,7 @@ def by_kind(entries: Iterable[Entry]) -> list[list[Entry]]:
     """Runs that differ only in their seed, together."""
     kinds: dict[Any, list[Entry]] = {}
     for entry in entries:
-        where = (entry.machine, entry.record["precision"])
-        kinds.setdefault((entry.kind, entry.images, where), []).append(entry)
+        kinds.setdefault((entry.kind, entry.where, entry.record["precision"]), []).append(entry)
     return sorted(kinds.values(), key=lambda same: (same[0].recipe["name"], same[0].recipe["epochs"]))
 
 
@@ -233,8 +232,8 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(row(cells) for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
-def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | None = None) -> str:
-    """A row for runs that differ only in their seed; `fast`: the mean accuracies to subtract theirs from."""
+def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], list[float]] | None = None) -> str:
+    """A row for runs that differ only in their seed; `fast`: the accuracies from whose mean theirs are subtracted."""
     head = ["recipe", "data", "images", "seeds", "epochs", "validation"]
     head += ["test, first 1000", "test, all", "minutes", "on"]
     rows = []
@@ -243,24 +242,20 @@ def table_of_kinds(entries: list[Entry], fast: dict[tuple[Any, ...], float] | No
         images = [same[0].record["data"]["label"], f"{same[0].record['train_images']:,}"]
         rows.append([same[0].kind, *images, *figures(same, 4), times, same[0].chip])
         if fast is not None:
-            gains = [fast[entry.where] - entry.valid for entry in same if entry.where in fast]
+            gains = [mean(fast[entry.where]) - entry.valid for entry in same if entry.where in fast]
             rows[-1].append(gained(gains) if gains else "–")
     return table(head if fast is None else [*head, "`fast` minus this"], rows)
 
 
-def of_fast(entries: list[Entry]) -> dict[tuple[Any, ...], float]:
-    """The mean validation accuracy of all seeds of `fast` as it stands, by images and machine."""
-    accuracies: dict[tuple[Any, ...], list[float]] = {}
-    for entry in entries:
-        if entry.recipe == FAST.as_record():
-            accuracies.setdefault(entry.where, []).append(entry.valid)
-    return {where: mean(values) for where, values in accuracies.items()}
+def of_fast(entries: list[Entry]) -> dict[tuple[Any, ...], list[float]]:
+    """The validation accuracies of `fast` as it stands, one for each seed, by images and machine."""
+    as_it_stands = [same for same in by_kind(entries) if same[0].recipe == FAST.as_record()]
+    return {same[0].where: [entry.valid for entry in same] for same in as_it_stands}
 
 
 def by_chance(entries: list[Entry]) -> float:
     """What the seeds of `fast` differ by on one machine, which is chance alone; 0 for one seed."""
-    accuracies = [entry.valid for entry in of_machine(entries, "fast") if entry.recipe == FAST.as_record()]
-    return max(accuracies) - min(accuracies)
+    return max(max(seeds) - min(seeds) for seeds in of_fast(of_machine(entries, "fast")).values())
 
 
 def in_words(value: Any) -> str:
@@ -291,7 +286,7 @@ def ablation(entries: list[Entry]) -> list[tuple[str, str, str, list[float], lis
         if is_ablation and same[0].where in standard:
             (key,) = changed
             values = [entry.valid for entry in same]
-            gains = [standard[same[0].where] - value for value in values]
+            gains = [mean(standard[same[0].where]) - value for value in values]
             rows.append((key, in_words(fast[key]), in_words(recipe[key]), values, gains))
     return sorted(rows, key=lambda row: -mean(row[4]))
 
@@ -428,7 +423,7 @@ def tally_of_muon(entries: list[Entry]) -> str:
                 tried[run.recipe["learning_rate"]] = same
         which = {FAST.learning_rate: "Muon's rate"}
         if len(tried) > 1:
-            best = max(tried, key=lambda rate: mean(entry.valid for entry in tried[rate]))
+            best = best_rate(tried)
             which[best] = f"{which.get(best, best)}, the best of {len(tried)} rates"
         for rate in [rate for rate in which if rate in tried]:
             seeds, _, reached, *_ = figures(tried[rate], 3)
@@ -442,10 +437,9 @@ def tally_of_muon(entries: list[Entry]) -> str:
 def by_batch_size(entries: list[Entry]) -> dict[int, dict[float, list[Entry]]]:
     """Batch size -> highest learning rate -> the runs of the experiment on batch sizes, one for each seed."""
     sizes: dict[int, dict[float, list[Entry]]] = {}
-    for entry in entries:
-        if entry.run.name.startswith("batch-"):
-            rates = sizes.setdefault(entry.recipe["batch_size"], {})
-            rates.setdefault(entry.recipe["learning_rate"], []).append(entry)
+    for same in by_kind(entry for entry in entries if entry.run.name.startswith("batch-")):
+        recipe = same[0].recipe
+        sizes.setdefault(recipe["batch_size"], {})[recipe["learning_rate"]] = same
     return dict(sorted(sizes.items()))
 
 

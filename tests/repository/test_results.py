@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 import shutil
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,9 +99,8 @@ def test_the_command_of_a_run_is_the_one_that_makes_it_again(entry):
 
 def test_the_records_are_those_of_the_experiments():
     """So that Snakemake has nothing to do, and makes a run that is removed as it was."""
-    experiments = tomllib.loads((ROOT / "experiments" / "experiments.toml").read_text(encoding="utf-8"))
     recipes = {}
-    for name, values in (item for group in experiments["group"] for item in group["runs"].items()):
+    for name, values in (item for group in ledger.read_experiments()["group"] for item in group["runs"].items()):
         recipes |= {f"{name}-{seed}": (recipe_of(values).as_record(), seed) for seed in values["seeds"]}
     assert recipes == {entry.run.name: (entry.recipe, entry.record["seed"]) for entry in ENTRIES}
 
