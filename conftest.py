@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 
 from fewer import do_fewer
-from jupyter_client import AsyncKernelManager
+from jupyter_client import KernelManager
 from nbformat import from_dict
 from nbval.plugin import IPyNbCell
 
@@ -28,9 +28,14 @@ def pytest_configure(config):
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**30))
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(folder, ".hypothesis")  # not into the project
 
-    if sys.platform == "linux":  # files, not ports: two workers may be told that the same port is free
-        set_up = AsyncKernelManager.__init__
-        AsyncKernelManager.__init__ = wraps(set_up)(lambda self, **words: set_up(self, **{"transport": "ipc"} | words))
+    if sys.platform == "linux":  # files of each kernel's own, not ports: two workers may be told that one port is free
+        set_up = KernelManager.__init__  # nbval's; papermill's is a subclass
+
+        @wraps(set_up)
+        def with_files(self, **words):
+            set_up(self, **{"transport": "ipc", "ip": tempfile.mkdtemp(dir=folder) + "/kernel"} | words)
+
+        KernelManager.__init__ = with_files
 
     def clean_up():
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 import run_notebooks
 import torch
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.connect import LocalPortCache
 
 from alexnet_cifar10.runs import machine
@@ -157,6 +157,18 @@ def test_a_failing_notebook_is_named_and_those_after_it_do_not_run(runner, capfd
     for part in ("02_visualization stopped", "[4]", "# the third", "ValueError: no such picture", "runs/notebooks"):
         assert part in error.replace(os.sep, "/")
     assert [path.name for path in executed_in().iterdir()] == ["02_visualization.ipynb"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels have ports")
+@pytest.mark.parametrize("manager", [KernelManager, AsyncKernelManager])
+def test_two_kernels_that_tests_start_at_once_share_no_address(manager):
+    """nbval's and papermill's: none of them listens yet when the other asks what is free."""
+    kernels = [manager(), manager()]
+    for kernel in kernels:
+        kernel.write_connection_file()
+        kernel.cleanup_connection_file()
+    addresses = [f"{kernel.ip}-{port}" for kernel in kernels for port in kernel.ports]
+    assert len(set(addresses)) == 10 and all(Path(address).is_absolute() for address in addresses)
 
 
 def test_a_kernel_whose_port_was_taken_is_started_again(runner, monkeypatch):
