@@ -112,9 +112,9 @@ def test_a_switch_is_true_or_false(field, value):
 
 
 @pytest.mark.parametrize(("recipe", "field", "values"), [
-    (CLASSIC, "epochs", [0, 1.5, None]),
+    (CLASSIC, "epochs", [0, 1.5, None, True]),
     (CLASSIC, "batch_size", [1, 16.0]),
-    (CLASSIC, "learning_rate", [-0.1, 11, math.nan, "0.1"]),
+    (CLASSIC, "learning_rate", [-0.1, 11, math.nan, "0.1", True]),
     (CLASSIC, "dropout", [(0.0, 0.0, 0.0, 0.0, 1.1), (-0.1, 0.0, 0.0, 0.0, 0.0), (0.1,), 0.1]),
     (CLASSIC, "plateau_factor", [-0.1, 1.0]),
     (CLASSIC, "plateau_patience", [-1, 0.5]),

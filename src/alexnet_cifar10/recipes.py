@@ -68,7 +68,8 @@ def check_value(name: str, value: Any) -> None:
         kind, types = ("a whole number", int) if isinstance(lowest, int) else ("a number", (int, float))
         kind, numbers = ("five numbers, each", value) if name == "dropout" else (kind, (value,))
         is_five = name != "dropout" or isinstance(value, (tuple, list)) and len(value) == 5
-        if not is_five or not all(isinstance(number, types) and lowest <= number <= highest for number in numbers):
+        is_number = not isinstance(value, bool)  # True would count as 1
+        if not (is_number and is_five and all(isinstance(x, types) and lowest <= x <= highest for x in numbers)):
             raise ValueError(f"{name} = {value!r}: it can be {kind} from {lowest} to {highest}.")
 
 
