@@ -19,7 +19,7 @@ from nbval.plugin import IPyNbCell
 
 def pytest_configure(config):
     before = {name: os.environ.get(name) for name in ("RUNS_ROOT", "TUTORIAL_SMOKE", "HYPOTHESIS_STORAGE_DIRECTORY")}
-    folder = tempfile.mkdtemp(prefix="alexnet-cifar10-tests-")
+    folder = tempfile.mkdtemp(prefix="tests-")
     os.environ["RUNS_ROOT"] = folder  # never the user's own runs/
     os.environ.setdefault("TUTORIAL_SMOKE", "1")
     if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: more threads would wait for each other
@@ -33,7 +33,7 @@ def pytest_configure(config):
 
         @wraps(set_up)
         def with_files(self, **words):
-            set_up(self, **{"transport": "ipc", "ip": tempfile.mkdtemp(dir=folder) + "/kernel"} | words)
+            set_up(self, **{"transport": "ipc", "ip": tempfile.mkdtemp("", "", folder) + "/k"} | words)
 
         KernelManager.__init__ = with_files
 

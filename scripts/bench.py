@@ -39,10 +39,9 @@ from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.optim import make_optimizer
 from alexnet_cifar10.plots import BLUE, GREY, ORANGE
 from alexnet_cifar10.recipes import CLASSIC, FAST, Recipe
-from alexnet_cifar10.runs import describe_machine, git_commit, machine
+from alexnet_cifar10.runs import describe_machine, git_commit, machine, runs_root
 from alexnet_cifar10.train import train_one_epoch
 
-ROOT = Path(__file__).resolve().parent.parent
 ORIGINAL_EPOCHS = 24  # after which the original stopped
 PRODUCT_SIZE = 3072  # rows and columns of the matrices that the machine's own rate is measured with
 TRAIN_IMAGES, VALID_IMAGES = 40_000, 10_000  # of an epoch of the tutorial
@@ -307,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2048, help="trained and evaluated each turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "results" / "bench", help="the folder for JSON and picture"
+        "--output", type=Path, default=runs_root() / "bench", help="the folder for JSON and picture"
     )
     options = parser.parse_args(arguments)
     device = pick_device()

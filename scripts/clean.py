@@ -17,9 +17,10 @@ STAMP = VENV / ".done"  # what a complete environment was made from; empty as lo
 
 def main(everything: bool, yes: bool) -> None:
     results = [ROOT / "runs", ROOT / "datasets"]
-    made = [VENV, ROOT / "build", ROOT / ".hypothesis", *(results if everything else [])]
+    made = [VENV, *(ROOT / name for name in ("build", ".hypothesis", ".snakemake", "__pycache__"))]
+    made += results if everything else []
     made += [*ROOT.glob(".venv-colab-*"), *ROOT.glob(".*_cache"), *ROOT.glob("src/*.egg-info")]
-    for folder in ("browser", "colab", "docs", "notebooks", "scripts", "src", "tests"):
+    for folder in ("browser", "colab", "docs", "experiments", "notebooks", "scripts", "src", "tests"):
         made += [*ROOT.glob(folder + "/**/__pycache__"), *ROOT.glob(folder + "/**/.ipynb_checkpoints")]
     made = [path for path in made if os.path.lexists(str(path)) and path.parent.resolve() == path.parent]
     if not made:

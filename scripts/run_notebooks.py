@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from alexnet_cifar10.data import DataError, load_images
 from alexnet_cifar10.notebook.parameters import ParameterError, check_parameters, literal
-from alexnet_cifar10.recipes import choose_recipe
+from alexnet_cifar10.recipes import RECIPES, choose_recipe
 from alexnet_cifar10.runs import Run, new_folder, runs_root
 from alexnet_cifar10.runs.report import PROGRESS
 
@@ -83,7 +83,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Execute the notebooks in order into runs/notebooks/.")
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"only these, of: {', '.join(NOTEBOOKS)}")
     parser.add_argument("--data", help="auto, cifar10 or digits")
-    parser.add_argument("--recipe", help="how 04_train trains: classic, fast")
+    parser.add_argument("--recipe", help=f"how 04_train trains: {', '.join(RECIPES)}")
     parser.add_argument("--epochs", help="how long 04_train trains")
     options = parser.parse_args(arguments)
     options.notebooks = options.notebooks or list(NOTEBOOKS)

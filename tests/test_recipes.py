@@ -115,7 +115,7 @@ def test_a_switch_is_true_or_false(field, value):
     (CLASSIC, "epochs", [0, 1.5, None, True]),
     (CLASSIC, "batch_size", [1, 16.0]),
     (CLASSIC, "learning_rate", [-0.1, 11, math.nan, "0.1", True]),
-    (CLASSIC, "dropout", [(0.0, 0.0, 0.0, 0.0, 1.1), (-0.1, 0.0, 0.0, 0.0, 0.0), (0.1,), 0.1]),
+    (CLASSIC, "dropout", [(0.0, 0.0, 0.0, 0.0, 1.1), (-0.1, 0.0, 0.0, 0.0, 0.0), (0.1,), 0.1, (True, 0, 0, 0, 0)]),
     (CLASSIC, "plateau_factor", [-0.1, 1.0]),
     (CLASSIC, "plateau_patience", [-1, 0.5]),
     (CLASSIC, "patience", [-1, 7.5]),
@@ -123,9 +123,9 @@ def test_a_switch_is_true_or_false(field, value):
     (FAST, "momentum", [-0.1, 2]),
     (FAST, "weight_decay", [-0.01, 11]),
     (FAST, "others_rate", [-1, 11]),
-    (FAST, "label_smoothing", [-0.1, 1.1]),
-    (FAST, "shift", [-1, 32, 1.5]),
-    (FAST, "cutout", [-1, 32, 1.5]),
+    (FAST, "label_smoothing", [-0.1, 1.1, False]),
+    (FAST, "shift", [-1, 32, 1.5, True]),
+    (FAST, "cutout", [-1, 32, 1.5, False]),
 ])  # fmt: skip
 def test_a_number_out_of_its_range_is_refused(recipe, field, values):
     for value in values:

@@ -278,7 +278,7 @@ def test_a_full_disk_says_how_much_is_needed_and_how_to_need_less(empty_project)
 
 def test_clean_asks_keeps_results_and_follows_no_link(empty_project, tmp_path):
     root = empty_project.root
-    for folder in (".venv/lib", "runs/first", "datasets", "src/alexnet_cifar10/__pycache__", "../__pycache__"):
+    for folder in (".venv/lib", "runs/first", "datasets", "src/alexnet_cifar10/__pycache__", "__pycache__", "../__pycache__"):
         (root / folder).mkdir(parents=True)
         (root / folder / "file").touch()
     if not ON_WINDOWS:
@@ -286,7 +286,7 @@ def test_clean_asks_keeps_results_and_follows_no_link(empty_project, tmp_path):
     assert "Nothing was removed" in empty_project.run(script="clean.py")  # nobody can be asked here
     assert (root / ".venv").exists()
     assert "This stays (ALL=1 removes it too): runs, datasets" in empty_project.run("--yes", script="clean.py")
-    assert not (root / ".venv").exists() and not (root / "src/alexnet_cifar10/__pycache__").exists()
+    assert not (root / ".venv").exists() and not [*root.glob("**/__pycache__/file")]
     assert (root / "runs/first/file").exists() and (root / "datasets/file").exists()
     empty_project.run("--all", "--yes", script="clean.py")
     assert not (root / "runs").exists() and not (root / "datasets").exists()

@@ -2,7 +2,8 @@
 
 Each file in this folder is a chapter: model, batches, optim, recipes, train, parallel, evaluate, plots, device. Behind
 them are three rooms that no chapter needs to be read with: data/ (where pixels come from), runs/ (what a run leaves on
-disk) and notebook/ (what only notebooks call). Imports run one way: notebook/, then the chapters, then data/ and runs/.
+disk) and notebook/ (what only notebooks call). Imports run one way: notebook/, then the chapters, then data/ and runs/
+(which need the chapters model and device).
 `python -m alexnet_cifar10` trains without a notebook.
 """
 

@@ -49,6 +49,8 @@ def start() -> None:
             seed_everything(options.seed)
             run = TrainingRun(images.provenance, options.run_name, resume=options.resume)
             train(AlexNet(recipe.dropout).to(device), train_loader, valid_loader, recipe, run)
+            if run.was_interrupted:
+                sys.exit(130)  # as a shell says of Ctrl-C: what comes after && is not started
         except (ValueError, DataError, TrainingError, CheckpointError) as error:
             if rank() > 0:
                 raise

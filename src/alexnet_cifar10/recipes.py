@@ -63,13 +63,13 @@ def check_value(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {value!r}: it can be True or False.")
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ValueError(f"{name} = {value!r}: it can be one of {', '.join(get_args(hint))}.")
-    if get_origin(hint) is Annotated and value != getattr(Recipe, name, ...):  # a default is in order
+    if get_origin(hint) is Annotated and (isinstance(value, bool) or value != getattr(Recipe, name, ...)):
         _, lowest, highest = get_args(hint)
         kind, types = ("a whole number", int) if isinstance(lowest, int) else ("a number", (int, float))
         kind, numbers = ("five numbers, each", value) if name == "dropout" else (kind, (value,))
         is_five = name != "dropout" or isinstance(value, (tuple, list)) and len(value) == 5
-        is_number = not isinstance(value, bool)  # True would count as 1
-        if not (is_number and is_five and all(isinstance(x, types) and lowest <= x <= highest for x in numbers)):
+        is_right = is_five and all(isinstance(x, types) and lowest <= x <= highest for x in numbers)
+        if not is_right or any(isinstance(x, bool) for x in numbers):  # True would count as 1
             raise ValueError(f"{name} = {value!r}: it can be {kind} from {lowest} to {highest}.")
 
 
@@ -135,7 +135,7 @@ def choose_recipe(name: str | None, dataset: str = "cifar10", **changes: Any) ->
     changes = {key: value for key, value in changes.items() if value is not None}
     usual = {"cifar10": FAST, "digits": replace(CLASSIC, epochs=10)}[dataset]
     recipe = RECIPES[name] if name else CLASSIC if "epochs" in changes else usual
-    parts = (changes.get(part, getattr(recipe, part)) for part in ("optimizer", "schedule"))
-    used = [key for part in parts for key in VALUES_OF.get(part, ())]
+    parts = [changes.get(part, getattr(recipe, part)) for part in ("optimizer", "schedule")]
+    used = [key for name, keys in VALUES_OF.items() if name in parts for key in keys]
     not_used = {key: None for keys in VALUES_OF.values() for key in keys if key not in used}
     return replace(recipe, **{"flip": recipe.flip and dataset == "cifar10", **not_used, **changes})

@@ -112,6 +112,12 @@ def test_downloads_verifies_and_unpacks(tmp_path: Path, mirrors) -> None:
     assert lines and all(line.isprintable() and line.isascii() for line in lines)
 
 
+def test_a_mirror_that_is_named_twice_serves(tmp_path: Path, mirrors) -> None:
+    mirror = mirrors()
+    fetch(tmp_path, mirror, mirror)
+    assert_complete(tmp_path, mirror)
+
+
 def test_takes_the_first_archive_that_is_there(tmp_path: Path, mirrors) -> None:
     body = tar_gz({f"cifar-10-batches-py/{name}": content for name, content in FILES.items()})
     python = register(body, "cifar-10-python.tar.gz", "cifar-10-batches-py")

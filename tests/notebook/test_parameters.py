@@ -6,10 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from click.testing import CliRunner
 from papermill.cli import papermill
 
+from alexnet_cifar10.notebook import parameters
 from alexnet_cifar10.notebook.parameters import ParameterError, check_parameters
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("0*.ipynb"))
@@ -55,8 +55,7 @@ def in_cases(values_of):
 
 @pytest.fixture(autouse=True)
 def a_plain_machine(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(parameters, "available_devices", lambda: ["cpu"])
     for variable in ("TUTORIAL_SMOKE", "MPLBACKEND"):
         monkeypatch.delenv(variable, raising=False)
 

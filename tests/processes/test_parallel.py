@@ -42,7 +42,8 @@ class Group:
 
     def __init__(self, runs, count, *arguments, **how):
         runs.mkdir(exist_ok=True)
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = {"is_master": True, "wait_for_workers": False, "use_libuv": os.name == "posix"}
+        self.store = dist.TCPStore("127.0.0.1", 0, **store)
         joined = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port), "WORLD_SIZE": str(count)}
         joined |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
         self.files = [runs / f"said-{rank}.txt" for rank in range(count)]
@@ -222,6 +223,16 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(rank, tmp_path):
 
 
 @needs_posix
+def test_ctrl_c_tells_the_shell_so(tmp_path):
+    """What stands behind && is not started then."""
+    with Group(tmp_path, 1, *FOREVER) as group:
+        wait_for(group.processes[0].is_alive, group.files[0], "Epoch  1/")
+        os.kill(group.processes[0].pid, signal.SIGINT)
+        assert group.wait() == [130]
+    assert "\nStopped: " in group.files[0].read_text()
+
+
+@needs_posix
 def test_ctrl_c_ends_torchrun_calmly(tmp_path):
     said = tmp_path / "said.txt"
     agent = torchrun(tmp_path, said, *TWO, "--", *FOREVER)
@@ -235,6 +246,7 @@ def test_ctrl_c_ends_torchrun_calmly(tmp_path):
     assert subprocess.run(["ps", "-p", ",".join(children)], capture_output=True).returncode == 1, "both are gone"
 
 
+@needs_posix  # torch for Windows has no libuv, which torchrun needs there
 def test_a_port_in_use_is_said_at_once(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -230,7 +230,7 @@ def _knock(urls: Sequence[str]) -> dict[str, Failure]:
             connection, _, _ = _connection(url)
             via = "" if connection.host in url else f"proxy {connection.host}:{connection.port}: "
             socket.create_connection((connection.host, connection.port), CONNECT / 2).close()
-            del failures[url]
+            failures.pop(url, None)  # a mirror may be named twice
         except Exception as error:
             failures[url] = error if isinstance(error, Failure) else Failure(error, via=via)
 

@@ -148,6 +148,7 @@ class TrainingRun(Run):
         self.provenance, self.wanted, self.resume = provenance, name, resume
         self.history: list[dict[str, float]] = []
         self.began = False  # true when it has written a file
+        self.was_interrupted = False
         self.progress = lambda batches, epoch: batches  # until there is a report, which only the first process has
 
     @contextmanager
@@ -158,6 +159,7 @@ class TrainingRun(Run):
                 yield
                 self._end("finished")
             except KeyboardInterrupt:
+                self.was_interrupted = True
                 self._end("interrupted")
             except BaseException as error:
                 if not self.began:
