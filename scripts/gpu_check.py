@@ -80,7 +80,7 @@ def items(folder: Path, few: bool) -> dict[str, Item]:
             "the other runs of the ledger",
             end,
             kept,
-            [*own, "--train", *(["fast-sgd-42", "no-batch-norm-42"] if few else rest)],
+            [*own, "--train", *(["fast-sgd-42", "parts-no-batch-norm-42"] if few else rest)],
         ),
     }
 

@@ -8,6 +8,7 @@
 import argparse
 import csv
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -20,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 import nbformat
+import yaml
 from torch import nn
 
 from alexnet_cifar10.batches import DeviceLoader
@@ -65,11 +67,12 @@ others_rate 0.5, whitening, shift 3, cutout 8, dropout 0.3 before the last layer
 
 SPEED = """## How fast a machine is
 
-Measured by `make bench`, which keeps a JSON and a picture in `bench/`: all ways take turns in one process; medians over
-the rounds, and in brackets the lowest and the highest. `original` is the original's loop (one image after the other
-through PIL, batches of 16, 32 bits), `bare` the steps of `classic` with nothing around them. Times are those of so many
-epochs of 40 000 training and 10 000 validation images, computed from the rates; a ratio is that of each round. Of the
-operations of a step, those of the network are counted, forward and backward, and not those of the optimiser.
+Measured by `make bench`, and kept here with `scripts/bench.py --output results/bench`: all ways take turns in one
+process; medians over the rounds, and in brackets the lowest and the highest. `original` is the original's loop (one
+image after the other through PIL, batches of 16, 32 bits), `bare` the steps of `classic` with nothing around them.
+Times are those of so many epochs of 40 000 training and 10 000 validation images, computed from the rates; a ratio is
+that of each round. Of the operations of a step, those of the network are counted, forward and backward, and not those
+of the optimiser.
 """
 
 
@@ -144,7 +147,7 @@ class Entry:
         words = ["papermill", "notebooks/04_train.ipynb", "out.ipynb"]
         words += [word for key, value in asked.items() for word in ("-p", key, str(value))]
         if others := {key: value for key, value in self.changed.items() if key not in OF_RECIPE}:
-            words += ["-y", json.dumps({"changes": others})]
+            words += ["-y", yaml.safe_dump({"changes": others}, default_flow_style=True, width=math.inf).strip()]
         return shlex.join([*words, "-r", "run_name", self.run.name])
 
 
@@ -155,8 +158,9 @@ def read_entries(folder: Path) -> list[Entry]:
         run, test = Run(path.parent), path.with_name("test.json")
         try:
             record = run.read_record()
-        except CheckpointError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            Recipe(**record["recipe"])
+        except (CheckpointError, ValueError, TypeError) as error:  # a recipe of another version, or network
+            print(f"left out: {run.name}: {error}", file=sys.stderr)
             continue
         if record.get("status") == "finished":
             read = json.loads(test.read_text(encoding="utf-8")) if test.exists() else None
@@ -460,6 +464,15 @@ def tally_of_batches(entries: list[Entry]) -> str:
     return table(head, rows)
 
 
+def table_of_parts(entries: list[Entry]) -> str:
+    """What the network reaches with one of its parts changed, for a notebook: the best first."""
+    kinds = by_kind(entry for entry in entries if entry.run.name.startswith("parts-"))
+    kinds.sort(key=lambda same: -mean(entry.valid for entry in same))
+    head = ["the network", "seeds", "validation accuracy"]
+    rows = ([same[0].recipe["name"].partition(", ")[2] or "as it is", *figures(same, 3)[:3:2]] for same in kinds)
+    return table(head, rows)
+
+
 # Cells of notebooks that are written from the records, by what their metadata say under "generated".
 GENERATED: dict[str, Callable[[list[Entry]], str]] = {
     "recipes": table_of_recipes,
@@ -467,6 +480,7 @@ GENERATED: dict[str, Callable[[list[Entry]], str]] = {
     "tally of bits": tally_of_bits,
     "tally of Muon": tally_of_muon,
     "tally of batches": tally_of_batches,
+    "parts": table_of_parts,
 }
 
 
@@ -481,7 +495,7 @@ def renew_in_notebooks(entries: list[Entry]) -> None:
 
 
 def read_benchmarks(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """What `make bench` kept, a file a machine."""
+    """What scripts/bench.py kept, a file a machine."""
     return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("bench/*.json"))]
 
 
@@ -499,10 +513,9 @@ def section_of_benchmark(path: Path, report: dict[str, Any]) -> str:
     share = {key: 100 * value for key, value in report["share_of_product_rate"].items()}
     share_of = f"share of the rate of {report['precision_of_fast']} matrix products that a step of fast reaches: %"
     rest = {f"{what}: ratio": measured(value, 2) for what, value in report["ratios"].items()}
-    rest |= {
-        share_of: measured(share),
-        "peak memory of the benchmark, with batches of up to 1024: GB": f"{report['peak_memory_gb']:.2f}",
-    }
+    rest[share_of] = measured(share)
+    if memory := report["peak_memory_gb"]:
+        rest["peak memory of the benchmark, with batches of up to 1024: GB"] = f"{memory:.2f}"
     return "\n".join(
         [
             f"### {describe_machine(report['machine'])}\n",

@@ -1,6 +1,6 @@
 """Train runs of experiments/experiments.toml, also on networks that are `AlexNet` but for one thing (their `model`).
 
-.venv/bin/python scripts/other_models.py no-batch-norm-42    and keep its record in results/
+.venv/bin/python scripts/other_models.py parts-softmax-42    and keep its record in results/
 """
 
 import sys

@@ -53,13 +53,13 @@ def test_runs_are_kept_as_the_ledger_keeps_them_and_not_made_twice(
     few = replace(digits, train=first(digits.train, 300), test=first(digits.test, 20))
     for module in ("ledger", "other_models"):
         monkeypatch.setattr(sys.modules[module], "load_images", lambda source: few)
-    names = ["fast-43", "softmax-42"]
+    names = ["fast-43", "parts-softmax-42"]
     assert gpu_check.train(names, tmp_path, few=True)
     said = capsys.readouterr().out
     assert all(f"{name}: accuracy" in said for name in names)
     kept = gpu_check.ledger.read_entries(tmp_path / "results")
     told = [(entry.run.name, entry.record["seed"], entry.recipe["name"]) for entry in kept]
-    assert told == [("fast-43", 43, "fast"), ("softmax-42", 42, "classic, softmax in forward")]
+    assert told == [("fast-43", 43, "fast"), ("parts-softmax-42", 42, "classic, softmax in forward")]
     assert gpu_check.train(names, tmp_path, few=True)
     assert capsys.readouterr().out == ""
 
