@@ -22,6 +22,7 @@ PAGES = [
     "weights/README.html",
     "weights/README.ko.html",
     "results/README.html",
+    "results/gpu/README.html",
     "docs/demo.html",
     "docs/package.html",
     "search.html?q=convolution",

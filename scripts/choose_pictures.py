@@ -1,6 +1,6 @@
 """Choose the pictures of the page docs/demo.md by the answers of trained networks, and write docs/demo/pictures.js.
 
-    .venv/bin/python scripts/choose_pictures.py runs/fast-42 runs/digits-42        (one run per kind of images)
+    .venv/bin/python scripts/choose_pictures.py runs/digits-42        (a run on the digits; of CIFAR-10 the ready one)
 
 Of each class three validation images, by the probability that the network gives to the right class: that with the
 highest one, that with the one nearest to a half, and that with the lowest one, which is the greatest mistake. The
@@ -22,6 +22,7 @@ from PIL import Image
 from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import load_images, stratified_split
 from alexnet_cifar10.evaluate import evaluate
+from alexnet_cifar10.notebook.run import ready_run
 from alexnet_cifar10.runs import Run, load_model
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "demo" / "pictures.js"
@@ -50,7 +51,7 @@ def choose(run: Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    runs = [open_run(name) for name in sys.argv[1:]]
+    runs = [ready_run(), *map(open_run, sys.argv[1:])]
     chosen = {run.read_record()["data"]["dataset"]: choose(run) for run in runs}
     text = json.dumps(chosen, indent=1)
     PICTURES.write_text(f"// Written by scripts/choose_pictures.py\nconst PICTURES = {text};\n", encoding="utf-8")

@@ -49,7 +49,8 @@ network of this tutorial (AlexNet for 32x32 pixels, 4 510 794 weights) in `float
 | machine | `{machine}` | |
 
 ±: two standard errors, about a 95 % interval. It shows what the choice of the images may do, not what another
-seed would give. These commands make the file again, and its digest:
+seed would give. These commands train it again and make such a file. (The digest below is that of the
+file here. The file also holds when it was trained, so a new one has another.)
 
 ```sh
 {command}

@@ -14,10 +14,12 @@ import torch
 from export_network import export, fold, open_run, quantise
 from PIL import Image
 
+from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.data import load_images, stratified_split
+from alexnet_cifar10.evaluate import evaluate
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.notebook.run import ready_run
-from alexnet_cifar10.runs import CheckpointError, save_checkpoint
+from alexnet_cifar10.runs import CheckpointError, load_model, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = json.loads(re.search(r"= (\{.*\});", (ROOT / "docs/demo/pictures.js").read_text("utf-8"), re.DOTALL)[1])
@@ -87,6 +89,23 @@ def test_without_a_run_it_is_the_ready_network_and_a_wrong_name_stops_the_build(
     assert (tmp_path / "new" / "weights.js").read_text() == export(ready_run())
     with pytest.raises(SystemExit, match="No network was put into the page. RUN=runs/nobody: there is no best_checkp"):
         call("runs/nobody")
+
+
+def test_the_pictures_of_a_class_are_those_that_their_captions_name(outer_cifar10_root, monkeypatch):
+    """By the answers of the network that the page has unless it is given another one; one class of the ten."""
+    if outer_cifar10_root is None:
+        pytest.skip("CIFAR-10 is not here: CIFAR10_ROOT is not set")
+    monkeypatch.setenv("CIFAR10_ROOT", outer_cifar10_root)
+    images, label = load_images("cifar10").train, 8
+    valid = [index for index in stratified_split(images.targets)[1] if images.targets[index] == label]
+    model = load_model(ready_run().best_checkpoint, torch.device("cpu"))
+    for layer in fold(model):
+        quantise(layer)
+    loader = DeviceLoader(images, valid, batch_size=250, device=torch.device("cpu"))
+    of_right = dict(zip(valid, evaluate(model, loader, torch.device("cpu")).probabilities[:, label], strict=True))
+    shown = [picture["index"] for picture in PICTURES["cifar10"]["pictures"] if picture["label"] == label]
+    near_half = min(of_right, key=lambda index: abs(of_right[index] - 0.5))
+    assert shown == [max(of_right, key=of_right.get), near_half, min(of_right, key=of_right.get)]
 
 
 @pytest.mark.parametrize("data", ["cifar10", "digits"])

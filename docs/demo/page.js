@@ -5,7 +5,8 @@ const all = (selector) => [...document.querySelectorAll(`#demo ${selector}`)];
 const { classes, pictures, run: chooser } = PICTURES[NETWORK.data];
 const square = { x: 16, y: 16 }, place = { x: 16, y: 16 }; // the middles of the grey square and of the window
 let picture, known; // numbers [3 x 32 x 32] in 0..1; what is known of them: label and index, if anything
-let first, answer; // the first layer; what `forward` gave, with its `pixels` and `seconds`
+let latest; // what is known of the picture that was chosen last: it may still be loading
+let first, answer; // the first layer; what `forward` gave, with its `pixels` and `seconds`, and what is known of them
 let isAsking = false, isStale = false;
 let language = new URLSearchParams(location.search).get("lang") ?? navigator.language.slice(0, 2);
 if (!Object.hasOwn(TEXTS, language)) language = "en";
@@ -35,33 +36,41 @@ async function update() {
   if (isAsking) return;
   for (isAsking = true; isStale; showAnswer()) {
     isStale = false;
-    answer = await ask(changed());
+    const about = known;
+    answer = { ...(await ask(changed())), about };
   }
   isAsking = false;
 }
 
 /** What the network sees of a picture of any size: its middle square at 32x32, on white where it is transparent. */
 async function see(source) {
-  const bitmap = await createImageBitmap(source), side = Math.min(bitmap.width, bitmap.height);
+  // Two steps: of a cut and a change of size at once, or of drawImage, some browsers make single pixels, not means.
+  const whole = await createImageBitmap(source), side = Math.min(whole.width, whole.height);
+  const middle = await createImageBitmap(whole, (whole.width - side) / 2, (whole.height - side) / 2, side, side);
+  const bitmap = await createImageBitmap(middle, { resizeWidth: 32, resizeHeight: 32, resizeQuality: "high" });
   const context = new OffscreenCanvas(32, 32).getContext("2d");
-  Object.assign(context, { imageSmoothingQuality: "high", fillStyle: "white" });
+  context.fillStyle = "white";
   context.fillRect(0, 0, 32, 32);
-  context.drawImage(bitmap, (bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side, 0, 0, 32, 32);
-  bitmap.close();
+  context.drawImage(bitmap, 0, 0);
+  for (const each of [whole, middle, bitmap]) each.close();
   const { data } = context.getImageData(0, 0, 32, 32); // red, green, blue, opacity of pixel after pixel
   return Float32Array.from({ length: 3072 }, (_, i) => data[4 * (i % 1024) + Math.floor(i / 1024)] / 255);
 }
 
 /** Take a file, an image of the page or the camera's picture; `about` is what is known of it. */
 async function take(source, about = {}) {
+  latest = about;
   try {
     await source.decode?.(); // an image of the page may still be loading
-    [picture, known] = [await see(source), about];
+    const seen = await see(source);
+    if (latest !== about) return;
+    [picture, known] = [seen, about];
+    closeCamera();
     if (!about.src) all("#pictures input").forEach((input) => (input.checked = false));
     update();
     write();
   } catch {
-    write("broken");
+    if (latest === about) write("broken");
   }
 }
 
@@ -119,11 +128,11 @@ function showAnswer() {
   const probabilities = softmax(answer.logits), best = probabilities.indexOf(Math.max(...probabilities));
   all("#bars li").forEach((bar, i) => {
     bar.style.setProperty("--p", probabilities[i]);
-    bar.className = `${i === best ? "best" : ""} ${i === known.label ? "label" : ""}`;
+    bar.className = `${i === best ? "best" : ""} ${i === answer.about.label ? "label" : ""}`;
     [bar.firstChild.textContent, bar.lastChild.textContent] = [nameOf(i), probabilities[i].toFixed(3)];
   });
-  const verdict = known.src ? (best === known.label ? "right_" : "wrong") : "own";
-  const values = { answer: nameOf(best), p: probabilities[best].toFixed(2), label: nameOf(known.label) };
+  const verdict = answer.about.src ? (best === answer.about.label ? "right_" : "wrong") : "own";
+  const values = { answer: nameOf(best), p: probabilities[best].toFixed(2), label: nameOf(answer.about.label) };
   $("verdict").textContent = text(verdict, values);
   $("took").textContent = text("took", { seconds: answer.seconds.toFixed(2) });
   answer.blocks.forEach(({ maps, size }, i) => {
@@ -153,13 +162,15 @@ function showProduct() {
     numbers[["red", "green", "blue"][channel]] += pixel * weight;
   });
   numbers.relu = Math.max(numbers.sum, 0);
-  for (const key in numbers) numbers[key] = numbers[key].toFixed(2).replace("-", "−");
-  all("#numbers output").forEach((cell, channel) => (cell.textContent = Object.values(numbers)[channel]));
+  for (const key in numbers) numbers[key] = rounded(numbers[key]);
+  all("#numbers .value").forEach((cell, channel) => (cell.textContent = Object.values(numbers)[channel]));
   $("sum").textContent = text("sum", numbers);
 }
 
+const rounded = (number) => number.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
+
 function paint(cell, number, [red, green, blue]) {
-  cell.textContent = number.toFixed(2).replace("-", "−");
+  cell.textContent = rounded(number);
   cell.style.background = `rgb(${red}, ${green}, ${blue})`;
   const luminance = 0.21 * (red / 255) ** 2.2 + 0.72 * (green / 255) ** 2.2 + 0.07 * (blue / 255) ** 2.2;
   cell.style.color = luminance > 0.18 ? "black" : "white"; // where both are as easy to read
@@ -187,37 +198,43 @@ function write(problem) {
 
 /** The pointer, or the arrow keys, move `point` over a canvas of 32x32. */
 function move(canvas, point, isMeant, then) {
-  const to = (event, x, y) => {
-    event.preventDefault();
+  const to = (x, y) => {
     [point.x, point.y] = [x, y].map((at) => Math.max(0, Math.min(31, Math.floor(at))));
     then();
   };
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   canvas.onkeydown = (event) => {
-    if (event.key in arrows) to(event, point.x + arrows[event.key][0], point.y + arrows[event.key][1]);
+    if (!(event.key in arrows)) return;
+    event.preventDefault();
+    to(point.x + arrows[event.key][0], point.y + arrows[event.key][1]);
   };
   canvas.onpointerdown = canvas.onpointermove = (event) => {
     const scale = 32 / canvas.clientWidth;
-    if (isMeant(event)) to(event, event.offsetX * scale, event.offsetY * scale);
+    if (isMeant(event)) to(event.offsetX * scale, event.offsetY * scale);
   };
 }
 
 /** Show what the camera sees, or take its picture. */
 async function shoot() {
   const video = $("video");
+  $("camera").onclick = null; // a second click while it opens would open a second one
   try {
     if (video.hidden) {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
       await video.play();
-    } else {
-      await take(video);
-      video.srcObject.getTracks().forEach((track) => track.stop());
-    }
-    video.hidden = !video.hidden;
-    write();
+      video.hidden = false;
+      write();
+    } else await take(video);
   } catch {
+    closeCamera();
     write("noCamera");
   }
+  $("camera").onclick = shoot;
+}
+
+function closeCamera() {
+  $("video").srcObject?.getTracks().forEach((track) => track.stop());
+  $("video").hidden = true;
 }
 
 async function begin() {
@@ -227,7 +244,7 @@ async function begin() {
   $("blocks").innerHTML = '<figure><canvas role="img"></canvas><figcaption></figcaption></figure>'.repeat(5);
   const grid = (kind) => `<span class="${kind}">${"<b></b>".repeat(9)}</span>`;
   $("numbers").innerHTML = ["red", "green", "blue"].map((colour) => `<p><span data-text="${colour}"></span>
-    ${grid("window")} × ${grid("kernel")} = <output></output></p>`).join("");
+    ${grid("window")} × ${grid("kernel")} = <span class="value"></span></p>`).join("");
 
   const choose = (i) => take(all("#pictures img")[i], pictures[i]);
   all("#pictures input").forEach((input, i) => (input.onchange = () => choose(i)));
@@ -257,7 +274,7 @@ async function begin() {
   };
 
   first = await ask(NETWORK.layers);
-  if (known) return; // a reader was faster
+  if (latest) return; // a reader was faster
   all("#pictures input")[0].checked = true;
   choose(0);
 }

@@ -3,7 +3,7 @@ const TEXTS = {
   en: {
     title: "The network in your browser",
     intro: "This is the network of the notebooks. It runs in this page, on your own device: 4.5 million weights, no server, no library. Your own pictures stay with you.",
-    about: "Its weights are those of the run {run}: trained on {data}, validation accuracy {accuracy}. Here they are rounded to 8 bits.",
+    about: "Its weights are those of the run {run}: trained on {data}, validation accuracy {accuracy} in training. Here they are rounded to 8 bits.",
     choose: "Choose a picture, and see what the network says",
     file: "A picture of yours",
     camera: "Camera",
@@ -53,7 +53,7 @@ const TEXTS = {
   ko: {
     title: "브라우저에서 실행되는 신경망",
     intro: "노트북에서 만든 바로 그 신경망입니다. 서버도 라이브러리도 없이, 가중치 450만 개가 이 페이지 안에서, 지금 쓰는 기기에서 계산합니다. 직접 고른 사진은 기기 밖으로 나가지 않습니다.",
-    about: "가중치: {run} 실행, 학습 데이터 {data}, 검증 정확도 {accuracy}. 이 페이지에서는 8비트로 반올림해서 씁니다.",
+    about: "가중치: {run} 실행, 학습 데이터 {data}, 학습할 때 검증 정확도 {accuracy}. 이 페이지에서는 8비트로 반올림해서 씁니다.",
     choose: "사진을 고르고 신경망의 답을 보십시오",
     file: "내 사진",
     camera: "카메라",
