@@ -32,20 +32,21 @@ def main(everything: bool, yes: bool) -> None:
     kept = [path.name for path in results if path.exists() and path not in made]
     if kept:
         print("This stays (ALL=1 removes it too): " + ", ".join(kept))
-    if not yes and not sys.stdin.isatty():
-        return print("Nothing was removed, as nobody can be asked here. make clean YES=1 removes it.")
-    if not yes and input("Remove it? [y/N] ").strip().lower() not in ("y", "yes"):
-        return print("Nothing was removed.")
+    try:
+        if not yes and input("Remove it? [y/N] ").strip().lower() not in ("y", "yes"):
+            return print("Nothing was removed.")
+    except EOFError:
+        return print("\nNothing was removed, as nobody can be asked here. make clean YES=1 removes it.")
     lock = wait_for_others()  # noqa: F841 (held to the end)
     for path in made:
-        if path == VENV and not path.is_symlink():
+        if path == VENV and path.resolve() == path:  # neither a link nor a junction of Windows
             empty_environment()
         delete(path)
     print("Removed.")
 
 
 def delete(path: Path) -> None:
-    shutil.rmtree(str(path)) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(str(path)) if path.is_dir() and path.resolve() == path else path.unlink()
 
 
 def empty_environment() -> None:

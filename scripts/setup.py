@@ -44,7 +44,7 @@ def main(versions: str, same_python: bool) -> None:
     if not wanted[1] or made is not None and (made.split("\n")[:3] != wanted[:3] or is_other_python):
         if sys.version_info < (3, 11):
             sys.exit(TOO_OLD.format(sys.executable, sys.version.split()[0]))
-        print("Making .venv with {}: about 2 minutes with a fast connection ...".format(sys.executable), flush=True)
+        print("Making .venv: about 2 minutes with a fast connection ...", flush=True)
         empty_environment()
         needed = 2.0 if sys.platform != "linux" or "cpu" in os.getenv("PIP_EXTRA_INDEX_URL", "") else 7.0
         free = shutil.disk_usage(str(VENV)).free / 1e9

@@ -71,7 +71,7 @@ class Project:
         shutil.copytree(Path(pip.__file__).parent, root / "ready" / "pip")  # as ensurepip takes seconds
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
         self.environment |= {"PATH": str(root / "bin"), "PYTHONPATH": str(root / "ready")}  # no uv
-        self.environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+        self.environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PYTHONUTF8": "1"}
         self.environment["PIP_FIND_LINKS"] = (root / "wheels").as_uri()
 
     def write(self, name: str, text: str) -> None:
@@ -214,7 +214,7 @@ def test_a_moved_folder_or_another_python_needs_a_new_environment(project):
     copy = Project(project.root / "copy")
     shutil.copytree(project.venv, copy.venv, symlinks=True)
     assert "Making .venv" in copy.run()
-    assert str(copy.venv) in next(copy.venv.glob("*/*activate")).read_text()
+    assert str(copy.venv) in next(copy.venv.glob("*/*activate")).read_text("utf-8")
 
 
 def test_oldest_and_newest_versions_get_an_environment_made_for_them(project):
@@ -278,7 +278,8 @@ def test_a_full_disk_says_how_much_is_needed_and_how_to_need_less(empty_project)
 
 def test_clean_asks_keeps_results_and_follows_no_link(empty_project, tmp_path):
     root = empty_project.root
-    for folder in (".venv/lib", "runs/first", "datasets", "src/alexnet_cifar10/__pycache__", "__pycache__", "../__pycache__"):
+    caches = ("src/alexnet_cifar10/__pycache__", "__pycache__", "../__pycache__")
+    for folder in (".venv/lib", "runs/first", "datasets", *caches):
         (root / folder).mkdir(parents=True)
         (root / folder / "file").touch()
     if not ON_WINDOWS:

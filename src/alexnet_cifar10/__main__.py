@@ -1,6 +1,6 @@
 """Train without a notebook: `python -m alexnet_cifar10 --recipe fast`. The options are the parameters of notebook 4.
 
-By two processes: `torchrun --standalone --nproc_per_node=2 -m alexnet_cifar10 --recipe fast`.
+By two processes: `torchrun --standalone --local-addr=localhost --nproc_per_node=2 -m alexnet_cifar10 --recipe fast`.
 On a processor, torchrun gives each of them one core; `OMP_NUM_THREADS=4` before it gives each four.
 """
 

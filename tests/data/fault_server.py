@@ -68,7 +68,7 @@ class Request(BaseHTTPRequestHandler):
         answer = self.mirror.answers.pop(0) if self.mirror.answers else whole()
         try:
             answer(self)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             self.mirror.hung_up.set()  # the client did not want the rest
 
     do_CONNECT = do_GET

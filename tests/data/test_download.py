@@ -49,7 +49,8 @@ from fault_server import (
 from alexnet_cifar10.data import download
 from alexnet_cifar10.data.cifar10 import ADDRESS_FILE, LAYOUTS
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, resource limits and mounts are POSIX here")
+if os.name != "posix":
+    pytest.skip("signals, resource limits and mounts are POSIX here", allow_module_level=True)
 
 # In the child, data/__init__.py and data/sets.py are left out: they import PyTorch, which takes seconds.
 CHILD = """

@@ -58,7 +58,7 @@ def torchrun_as(said, environment, arguments, network):
 def be(said, environment):
     """What this process prints from now on goes to the file `said`."""
     os.environ.update(environment)
-    file = os.open(said, os.O_WRONLY)
+    file = os.open(said, os.O_WRONLY | getattr(os, "O_BINARY", 0))
     os.dup2(file, 1)
     os.dup2(file, 2)
 

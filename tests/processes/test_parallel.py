@@ -70,7 +70,9 @@ class Group:
 
     @property
     def said(self):
-        return [file.read_text(encoding="utf-8") for file in self.files]
+        """Without what PyTorch logs of sockets on some platforms."""
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in self.files]
+        return [re.sub(r"(?m)^\[W.*\n", "", text) for text in texts]
 
 
 def trained(runs, count, *arguments, **how):
@@ -200,7 +202,7 @@ def exit_code(agent):
     return agent.exitcode
 
 
-TWO = ("--standalone", "--nproc_per_node=2")
+TWO = ("--standalone", "--local-addr=localhost", "--nproc_per_node=2")
 FOREVER = "--recipe classic --batch-size 8 --epochs 10000 --patience 10000".split()
 
 

@@ -145,7 +145,14 @@ def _unpack(archive: Path, layout: Layout, address: str = "") -> None:
         for path in unfinished.iterdir():  # or the folder's name could reach the disk before these bytes
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-        unfinished.rename(archive.with_name(layout.folder))
+        for tries in reversed(range(40)):  # Windows refuses it as long as a virus scanner reads one of the files
+            try:
+                unfinished.rename(archive.with_name(layout.folder))
+                break
+            except PermissionError:
+                if tries == 0:
+                    raise
+                time.sleep(0.05)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for part in archive.parent.glob("cifar-10-*.tar.gz.part"):
