@@ -167,7 +167,7 @@ def test_a_run_on_the_digits_shows_digits(open_page: Open, runs: dict[str, Run])
     expect(page.locator("#bars li span:first-child")).to_have_text(list("0123456789"))
     accuracy = runs["digits"].read_record()["result"]["best_valid_accuracy"]
     expect(page.locator("#network p").first).to_contain_text(
-        f"run my-digits: trained on the handwritten digits, validation accuracy {accuracy:.4f}."
+        f"run my-digits: trained on the handwritten digits, validation accuracy {accuracy:.4f} in training."
     )
     image = page.locator("#pictures img").nth(3 * 7)
     assert image.get_attribute("alt") == "7"
@@ -231,6 +231,7 @@ def test_window_times_kernel_is_the_number(open_page: Open, runs: dict[str, Run]
     box = page.locator("#map").bounding_box()
     for x, y in ((9, 20), (0, 31)):  # in a corner, zeros lie around the picture
         page.mouse.move(box["x"] + box["width"] * (x + 0.5) / 32, box["y"] + box["height"] * (y + 0.5) / 32)
+        page.wait_for_function(f"place.x === {x} && place.y === {y}")  # the browser bundles moves of the pointer
         window = F.pad(pixels(page, "picture"), (1, 1, 1, 1))[:, y : y + 3, x : x + 3]
         products = window * layer.weight[37].detach()
         cells = [float(text.replace("−", "-")) for text in page.locator("#numbers b").all_text_contents()]
@@ -239,7 +240,7 @@ def test_window_times_kernel_is_the_number(open_page: Open, runs: dict[str, Run]
         torch.testing.assert_close(shown[:, 1], layer.weight[37].detach(), rtol=0, atol=0.0051)
         total = products.sum() + layer.bias[37].detach()
         parts = [*products.sum(dim=(1, 2)), layer.bias[37].detach(), total, total.relu()]
-        red, green, blue, bias, number, relu = (f"{float(part):.2f}".replace("-", "−") for part in parts)
+        red, green, blue, bias, number, relu = (f"{round(float(part), 2) + 0:.2f}".replace("-", "−") for part in parts)
         text = f"{red} + {green} + {blue} + bias {bias} = {number}. ReLU makes {relu} of it."
         expect(page.locator("#sum")).to_have_text(text)
 
