@@ -27,7 +27,7 @@ def main(everything: bool, yes: bool) -> None:
         return print("There is nothing to remove.")
     print("This removes:")
     for path in made:
-        size = sum(file.lstat().st_size for file in ([path] if path.is_symlink() else path.rglob("*")))
+        size = sum(file.lstat().st_size for file in (path.rglob("*") if path.resolve() == path else [path]))
         print("    {:<44} {:>9.1f} MB".format(str(path.relative_to(ROOT)), size / 1e6))
     kept = [path.name for path in results if path.exists() and path not in made]
     if kept:

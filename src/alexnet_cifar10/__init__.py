@@ -9,6 +9,7 @@ disk) and notebook/ (what only notebooks call). Imports run one way: notebook/, 
 
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,3 +38,15 @@ def say(text: str) -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with suppress(OSError, ValueError):  # a pipe whose reader has ended, a full disk, a closed file
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def replace_file(source: Path, target: Path, tries: int = 40) -> None:
+    """`os.replace`, tried for two seconds: Windows refuses it while another program has the file, or one in it, open.
+
+    Raises `PermissionError` if it was refused each time.
+    """
+    for _ in range(tries - 1):
+        with suppress(PermissionError):
+            return os.replace(source, target)
+        time.sleep(0.05)
+    os.replace(source, target)

@@ -63,7 +63,7 @@ def check_value(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {value!r}: it can be True or False.")
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ValueError(f"{name} = {value!r}: it can be one of {', '.join(get_args(hint))}.")
-    if get_origin(hint) is Annotated and (isinstance(value, bool) or value != getattr(Recipe, name, ...)):
+    if get_origin(hint) is Annotated and value is not getattr(Recipe, name, ...):  # a default is in order
         _, lowest, highest = get_args(hint)
         kind, types = ("a whole number", int) if isinstance(lowest, int) else ("a number", (int, float))
         kind, numbers = ("five numbers, each", value) if name == "dropout" else (kind, (value,))

@@ -24,6 +24,7 @@ from alexnet_cifar10.batches import DeviceLoader
 from alexnet_cifar10.runs import Run, load_state
 
 HERE = Path(__file__).resolve().parent
+ON_LINUX = sys.platform == "linux"
 FEW = "--data digits --device cpu --run-name run".split()
 
 
@@ -70,9 +71,8 @@ class Group:
 
     @property
     def said(self):
-        """Without what PyTorch logs of sockets on some platforms."""
-        texts = [file.read_text(encoding="utf-8", errors="replace") for file in self.files]
-        return [re.sub(r"(?m)^\[W.*\n", "", text) for text in texts]
+        texts = [file.read_text(encoding="utf-8", errors="strict" if ON_LINUX else "replace") for file in self.files]
+        return texts if ON_LINUX else [re.sub(r"(?m)^\[W.*\n", "", text) for text in texts]  # PyTorch's, of sockets
 
 
 def trained(runs, count, *arguments, **how):

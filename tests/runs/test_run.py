@@ -14,11 +14,11 @@ from small_run import CPU, assert_identical, contents, interrupted_in, small_mod
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+import alexnet_cifar10
 from alexnet_cifar10 import train as training
 from alexnet_cifar10.model import AlexNet
 from alexnet_cifar10.recipes import CLASSIC, FAST
 from alexnet_cifar10.runs import CheckpointError, Run, TrainingError, find_run, here_and_now, is_run_name, load_state
-from alexnet_cifar10.runs import files as files_module
 from alexnet_cifar10.runs import run as runs_module
 from alexnet_cifar10.runs.files import to_bytes
 from alexnet_cifar10.runs.report import CURVES, Report
@@ -103,7 +103,7 @@ def held_open(name, monkeypatch, tries):
         now[0] += seconds
 
     monkeypatch.setattr(os, "replace", replace_if_closed)
-    monkeypatch.setattr(files_module, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(alexnet_cifar10, "time", SimpleNamespace(sleep=sleep))
     return now
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
-from alexnet_cifar10 import say
+from alexnet_cifar10 import replace_file, say
 from alexnet_cifar10.data.cifar10 import ADDRESS_FILE, DataError, Layout
 
 # Tried in this order: base addresses, which the name of an archive is added to, or the full address of one archive.
@@ -145,14 +145,7 @@ def _unpack(archive: Path, layout: Layout, address: str = "") -> None:
         for path in unfinished.iterdir():  # or the folder's name could reach the disk before these bytes
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-        for tries in reversed(range(40)):  # Windows refuses it as long as a virus scanner reads one of the files
-            try:
-                unfinished.rename(archive.with_name(layout.folder))
-                break
-            except PermissionError:
-                if tries == 0:
-                    raise
-                time.sleep(0.05)
+        replace_file(unfinished, archive.with_name(layout.folder))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for part in archive.parent.glob("cifar-10-*.tar.gz.part"):

@@ -5,7 +5,6 @@ import io
 import os
 import re
 import shutil
-import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_cifar10 import replace_file
 from alexnet_cifar10.model import AlexNet
 
 
@@ -61,15 +61,13 @@ def settle(folder: Path, tries: int = 40) -> None:
 
 
 def _replace(source: Path, target: Path, tries: int = 40) -> None:
-    """`os.replace`, tried for two seconds: Windows refuses it while another program has the file open."""
-    for _ in range(tries):
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            time.sleep(0.05)
-    raise CheckpointError(
-        f"{target} cannot be replaced: close the program that has it open, then try again (training: resume = True)."
-    )
+    try:
+        replace_file(source, target, tries)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{target} cannot be replaced: close the program that has it open, then try again "
+            "(training: resume = True)."
+        ) from error
 
 
 def to_bytes(state: Mapping[str, Any]) -> bytes:
