@@ -454,6 +454,22 @@ Path.write_bytes = write_two_and_a_half
     assert mirror.ranges == [None]  # it was all there
 
 
+def test_a_folder_that_a_virus_scanner_reads_is_waited_for(tmp_path: Path, mirrors) -> None:
+    """Windows does not rename it as long as one of its files is open."""
+    before = """
+import os
+replace, refusals = os.replace, [1, 2, 3]
+def replace_if_closed(source, target):
+    if source.name.endswith(".unfinished") and refusals:
+        raise PermissionError(13, "Access is denied", refusals.pop())
+    replace(source, target)
+os.replace = replace_if_closed
+"""
+    text = output(child(tmp_path, mirror := mirrors(), before=before))
+    assert "DONE" in text, text
+    assert_complete(tmp_path, mirror)
+
+
 def test_two_processes_at_once(tmp_path: Path, mirrors) -> None:
     def rest(request: Request) -> None:
         hang(request)
